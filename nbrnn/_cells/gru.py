@@ -1,0 +1,38 @@
+"""The gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, eq. 5-8), with the reset gate applied after the
+product with U_n, as in cuDNN and torch:
+
+    r  = sigmoid(a_r)
+    z  = sigmoid(a_z)
+    n  = tanh(W_n x + b_in + r * (U_n h + b_hn))
+    h' = (1 - z) n + z h
+"""
+
+from __future__ import annotations
+
+from .base import Cell
+from .ops import sigmoid, tanh
+
+
+class GRU(Cell):
+    """Gates r (reset), z (update), n (new)."""
+
+    name = "GRU"
+    gates = ("r", "z", "n")
+    split = ("n",)
+    saved = ("r", "z", "n", "n_h", "h")
+
+    @staticmethod
+    def forward(sums, state):
+        n_x, r, z, n_h = sums
+        (h,) = state
+        r, z = sigmoid(r), sigmoid(z)
+        n = tanh(n_x + r * n_h)
+        return (n + z * (h - n),), (r, z, n, n_h, h)
+
+    @staticmethod
+    def backward(dstate, saved):
+        (dh,), (r, z, n, n_h, h) = dstate, saved
+        dn = dh * (1 - z) * (1 - n * n)
+        dr = dn * n_h * r * (1 - r)
+        dz = dh * (h - n) * z * (1 - z)
+        return (dn, dr, dz, dn * r), (dh * z,)

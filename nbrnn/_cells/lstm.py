@@ -1,0 +1,48 @@
+"""The long short-term memory (Hochreiter and Schmidhuber 1997; with the forget gate of Gers et al. 2000):
+
+    i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
+    c' = f c + i g
+    h' = o tanh(c')
+
+With a projection (Sak et al. 2014, arXiv:1402.1128), h' = W_hr (o tanh(c')).
+"""
+
+from __future__ import annotations
+
+from .base import Cell
+from .ops import sigmoid, tanh
+
+
+class LSTM(Cell):
+    """Gates i (input), f (forget), g (cell), o (output)."""
+
+    name = "LSTM"
+    gates = ("i", "f", "g", "o")
+    state = ("h", "c")
+    saved = ("i", "f", "g", "o", "c")
+
+    @staticmethod
+    def forward(sums, state):
+        i, f, g, o = sums
+        _, c = state
+        i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+        c_new = f * c + i * g
+        return (o * tanh(c_new), c_new), (i, f, g, o, c)
+
+    @staticmethod
+    def backward(dstate, saved):
+        (dh, dc), (i, f, g, o, c) = dstate, saved
+        m = tanh(f * c + i * g)
+        dc = dc + dh * o * (1 - m * m)
+        di = dc * g * i * (1 - i)
+        df = dc * c * f * (1 - f)
+        dg = dc * i * (1 - g * g)
+        do = dh * m * o * (1 - o)
+        return (di, df, dg, do), (0, dc * f)
+
+
+class LSTMProjected(LSTM):
+    """The same, with h' projected."""
+
+    name = "LSTMProjected"
+    projected = True

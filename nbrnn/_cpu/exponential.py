@@ -1,0 +1,147 @@
+"""exp, sigmoid and tanh of vectors.
+
+All three rest on one reduction: for |r| <= ln(2)/2,
+
+    x = k ln 2 + r,    e^x = 2^k (1 + p),    p = e^r - 1 = r + r^2 q(r),
+
+where q is a polynomial (Remez; ``tools/expm1_coefficients.py`` derives it).  p itself is accurate, not only 1 + p, so
+that tanh is right near 0.  Largest errors over the whole range, in units of the last place, are measured by
+``tests/test_activations.py`` and stated in the docs.  NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+if TYPE_CHECKING:
+    from .emit import Vec
+
+
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    """Constants of a floating-point format."""
+
+    mantissa: int  # stored bits
+    bias: int  # of the exponent
+    ln2_high: float  # ln 2 with so few bits that k * ln2_high is exact
+    ln2_low: float  # the rest
+    q: tuple[float, ...]  # coefficients, lowest first
+    overflow: float  # e^x is infinite from here on
+    underflow: float  # e^x rounds to 0 below
+    one: float  # tanh rounds to 1 from here on
+
+    @property
+    def magic(self) -> float:
+        """1.5 * 2^mantissa: adding it rounds to an integer, which then stands in the lowest bits."""
+        return 1.5 * 2.0**self.mantissa
+
+    @property
+    def magic_bits(self) -> int:
+        return (self.bias + self.mantissa << self.mantissa) + (1 << self.mantissa - 1)
+
+
+_FORMATS = {
+    32: _Format(
+        mantissa=23,
+        bias=127,
+        ln2_high=0.693145751953125,
+        ln2_low=1.4286068203094173e-06,
+        q=(
+            0.5,
+            0.1666666716337204,
+            0.04166645184159279,
+            0.008333079516887665,
+            0.0013936556642875075,
+            0.00020075931388419122,
+        ),
+        overflow=89.0,
+        underflow=-104.0,
+        one=15.0,
+    ),
+    64: _Format(
+        mantissa=52,
+        bias=1023,
+        ln2_high=0.6931471803691238,
+        ln2_low=1.9082149292705877e-10,
+        q=(
+            0.5000000000000007,
+            0.16666666666666696,
+            0.0416666666665606,
+            0.00833333333329773,
+            0.0013888888936302408,
+            0.0001984126995353922,
+            2.4801500241037086e-05,
+            2.755718141756017e-06,
+            2.762782174583871e-07,
+            2.5127093642328543e-08,
+        ),
+        overflow=710.0,
+        underflow=-746.0,
+        one=30.0,
+    ),
+}
+
+
+def _reduced(x: Vec) -> tuple[Vec, ir.Value]:
+    """(p, k) with e^x = 2^k (1 + p); x between ``underflow`` and ``overflow``."""
+    e, form = x.e, _FORMATS[x.e.bits]
+    rounded = e.fma(x, e.vec(1.4426950408889634), e.vec(form.magic))
+    k = e.b.sub(e.b.bitcast(rounded.x, e.bits_type), e.bits_of(form.magic_bits))
+    n = rounded - form.magic
+    r = e.fma(n, e.vec(-form.ln2_low), e.fma(n, e.vec(-form.ln2_high), x))
+    q = e.vec(form.q[-1])
+    for coefficient in form.q[-2::-1]:
+        q = e.fma(q, r, e.vec(coefficient))
+    return e.fma(r * r, q, r), k
+
+
+def _two_to(k: ir.Value, e) -> Vec:  # type: ignore[no-untyped-def]
+    """2^k for a normal 2^k."""
+    form = _FORMATS[e.bits]
+    bits = e.b.shl(e.b.add(k, e.bits_of(form.bias)), e.bits_of(form.mantissa))
+    return e.vec(0.0).like(e.b.bitcast(bits, e.type))
+
+
+def _exp(x: Vec) -> Vec:
+    """e^x for x between ``underflow`` and ``overflow``: in two factors, since 2^k itself may be no normal number."""
+    e = x.e
+    p, k = _reduced(x)
+    half = e.b.ashr(k, e.bits_of(1))
+    first, second = _two_to(half, e), _two_to(e.b.sub(k, half), e)
+    return e.fma(first, p, first) * second
+
+
+def _magnitude(x: Vec) -> Vec:
+    e = x.e
+    bits = e.b.and_(e.b.bitcast(x.x, e.bits_type), e.bits_of((1 << e.bits - 1) - 1))
+    return x.like(e.b.bitcast(bits, e.type))
+
+
+def exp(x: Vec) -> Vec:
+    """e^x, with gradual underflow."""
+    form = _FORMATS[x.e.bits]
+    x = x.if_less(form.underflow, form.underflow, x)
+    return _exp((0.0 - x).if_less(-form.overflow, form.overflow, x))
+
+
+def sigmoid(x: Vec) -> Vec:
+    """1 / (1 + e^-x) where x >= 0, else e^x / (1 + e^x): full relative accuracy down to the smallest number."""
+    form = _FORMATS[x.e.bits]
+    t = 0.0 - _magnitude(x)
+    t = _exp(t.if_less(form.underflow, form.underflow, t))
+    return x.if_less(0.0, t, 1.0) / (1.0 + t)
+
+
+def tanh(x: Vec) -> Vec:
+    """-m / (m + 2) with m = e^(-2|x|) - 1, and the sign of x (that of -0 too)."""
+    e, form = x.e, _FORMATS[x.e.bits]
+    a = -2.0 * _magnitude(x)
+    p, k = _reduced(a.if_less(-2.0 * form.one, -2.0 * form.one, a))
+    t = _two_to(k, e)
+    m = e.fma(t, p, t - 1.0)
+    sign = e.b.and_(e.b.bitcast(x.x, e.bits_type), e.bits_of(1 << e.bits - 1))
+    bits = e.b.or_(e.b.bitcast(_magnitude(m / (m + 2.0)).x, e.bits_type), sign)
+    return x.like(e.b.bitcast(bits, e.type))

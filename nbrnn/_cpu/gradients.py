@@ -1,0 +1,161 @@
+"""Gradients of weights and inputs, from those of the sums: large products over all steps of all sequences.
+
+The same code serves every cell: it is told how many gates there are and where their gradients stand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._kernel import kernel
+from . import tiles
+from .rows import add_row, address, copy_row, primitive, spread_row
+from .schedule import cut, first_step, running
+
+NV = tiles.NV
+
+#: Rows that are gathered and multiplied at once: the slabs they are copied to stay in the first caches.
+CHUNK = 256
+
+
+class Panels(NamedTuple):
+    """W_ih packed for dx, with the cell's sizes."""
+
+    w: Any
+    lanes: Any
+    I: int  # noqa: E741
+    H: int
+    K: int
+    gates: int
+    sums: int
+    slots: int
+    slot: int  #: numbers in a slot
+    projected: bool
+
+
+class Totals(NamedTuple):
+    """Gradients of the weights, padded to whole tiles: (gates * slot, Ip), (gates * slot, Kp), (Kw, Mp), (S * slot,)."""
+
+    w_ih: Any
+    w_hh: Any
+    w_hr: Any
+    bias: Any
+
+
+class Work(NamedTuple):
+    """Workspaces: four tables of CHUNK addresses, rows of dx, slabs (vectors, CHUNK, W) and (CHUNK, W), sums, zeros."""
+
+    tables: Any
+    dx: Any
+    slabs: Any
+    slab: Any
+    bias: Any
+    zeros: Any
+
+
+@primitive
+def dx_rows(e, panels, n, dsums, out, out_stride):
+    """n rows of dx: gradients of the sums times W_ih."""
+    stride = panels.slots * panels.slot
+    tiles.product(
+        e, n, e.ptr(dsums), stride, panels.gates, panels.slot, panels.H,
+        panels.w, panels.I, e.ptr(out), out_stride, add=False,
+    )  # fmt: skip
+
+
+@primitive
+def outer_tile(e, panels, count, a, b, b_step, c, c_stride):
+    """See ``tiles.outer``."""
+    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride)
+
+
+@kernel
+def add_outer(panels, count, a, a_stride, width, rows, n, total, work):
+    """total[m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n.
+
+    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each.
+    """
+    item, W = total.itemsize, work.slab.shape[1]
+    slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
+    for r in range(count):
+        spread_row(panels, slabs + r * W * item, step, rows[r], n)
+    for m in range(0, width, W):
+        for r in range(count):
+            copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
+        for k in range(0, total.shape[1], NV * W):
+            to = address(total) + (m * total.shape[1] + k) * item
+            outer_tile(panels, count, slab, slabs + k * CHUNK * item, step, to, total.shape[1])
+
+
+@kernel
+def add_chunk(panels, saved, first, count, add, totals, work):
+    """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables."""
+    xs, hs, ms, dxs = work.tables[0], work.tables[1], work.tables[2], work.tables[3]
+    item, stride, slot = saved.itemsize, saved.strides[0], panels.slot * saved.itemsize
+    at = address(saved) + first * stride
+
+    dx_rows(panels, count, at, address(work.dx), work.dx.shape[1])
+    for r in range(count):
+        row = address(work.dx) + r * work.dx.shape[1] * item
+        if add:
+            add_row(panels, dxs[r], row, panels.I)
+        else:
+            copy_row(panels, dxs[r], row, panels.I)
+
+    width = panels.gates * panels.slot
+    add_outer(panels, count, at, stride, width, xs, panels.I, totals.w_ih, work)
+    hidden = at + (panels.sums - panels.gates) * slot
+    add_outer(panels, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
+    if panels.projected:
+        add_outer(panels, count, at + stride - slot, stride, totals.w_hr.shape[0], ms, panels.H, totals.w_hr, work)
+
+    # A chunk is summed by itself first: one running sum over a million steps would lose the last digits.
+    work.bias[:] = 0
+    for r in range(first, first + count):
+        for m in range(work.bias.size):
+            work.bias[m] += saved[r, m]
+    for m in range(work.bias.size):
+        totals.bias[m] += work.bias[m]
+
+
+@kernel
+def gradients(panels, when, x, y, h, dx, add, saved, totals, work):
+    """Add the steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
+
+    Parameters
+    ----------
+    panels : Panels
+    when : When
+    x, y : (steps, B, I), (steps, B, K) of the forward run, contiguous in the inner axis
+    h : (B, K) the state it began with
+    dx : (steps, B, I), for running sequences written or, with ``add``, added to
+    saved : as ``backward`` left it
+    totals : Totals, added to
+    work : Work
+    """
+    steps = x.shape[0]
+    item, stride = saved.itemsize, saved.strides[0]
+    n = 0
+    row = 0
+    filled = 0
+    for s in range(steps):
+        now = steps - 1 - s if when.reverse else s
+        t = when.t0 + now
+        n = running(when, t, n)
+        for i in range(n):
+            b = when.order[i]
+            work.tables[0, filled] = address(x) + now * x.strides[0] + b * x.strides[1]
+            if cut(when, t, i):
+                work.tables[1, filled] = address(work.zeros)
+            elif first_step(when, t, i, steps):
+                work.tables[1, filled] = address(h) + b * h.strides[0]
+            else:
+                before = now + 1 if when.reverse else now - 1
+                work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
+            work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
+            work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
+            filled += 1
+            row += 1
+            if filled == CHUNK or row == saved.shape[0]:
+                add_chunk(panels, saved, row - filled, filled, add, totals, work)
+                filled = 0

@@ -1,0 +1,54 @@
+"""Which sequences run at a step: the part all loops over time share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._kernel import kernel
+
+
+class When(NamedTuple):
+    """A stretch of time, and the sequences in it.
+
+    Sequences stand in order of falling length: ``lengths[i]`` is the length of the i-th in that order, ``order[i]``
+    its place in the caller's batch.  At time t those with length > t run: the first n, for a falling or rising n.
+    That holds for both directions, since the reverse direction of a sequence begins at its own last step.
+    """
+
+    t0: int  #: time of the first row of x and y
+    reverse: bool  #: whether time runs backward
+    lengths: Any  #: (B,) int64, falling
+    order: Any  #: (B,) int64
+    resets: Any  #: (T, B) bool at absolute times, or of size 0
+
+
+@kernel
+def running(when, t, n):
+    """Number of sequences that run at time t, from that at a neighbouring time."""
+    while n > 0 and when.lengths[n - 1] <= t:
+        n -= 1
+    while n < when.lengths.size and when.lengths[n] > t:
+        n += 1
+    return n
+
+
+@kernel
+def first_step(when, t, i, steps):
+    """Whether time t is the first that sequence i runs in the stretch of so many steps."""
+    return t == (min(when.lengths[i], when.t0 + steps) - 1 if when.reverse else when.t0)
+
+
+@kernel
+def steps_done(when, i, steps):
+    """How many of the stretch's steps lie within sequence i."""
+    return min(max(when.lengths[i] - when.t0, 0), steps)
+
+
+@kernel
+def cut(when, t, i):
+    """Whether sequence i starts the step at time t from zero state."""
+    if when.resets.size == 0:
+        return False
+    if when.reverse:
+        return t + 1 < when.lengths[i] and when.resets[t + 1, when.order[i]]
+    return when.resets[t, when.order[i]]

@@ -1,0 +1,107 @@
+"""Small matrix products in registers: what all time is spent in.
+
+A *panel* is a part of a weight matrix, packed so that one pass reads it from front to back: ``panel[k][v]`` holds, for
+input k, the weights of a few vectors v of outputs.  A *tile* is a few rows times a panel; its sums live in registers.
+
+Each sum is formed in one order, k upward, whatever the size of the tile a row falls into: so a row's result doesn't
+depend on its neighbours, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .emit import Emit, Int, Ptr, Vec
+from .isa import Lanes, accumulators
+
+#: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
+NV = 2
+
+
+def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
+    """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, and one row."""
+    most = max(1, min(8, accumulators(lanes) // vectors))
+    return (most, 1) if most > 1 else (1,)
+
+
+def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
+    """Cover rows 0..n by tiles: ``body(first row, number of rows)``."""
+    start = n.e.int(0)
+    for size in sizes:
+        count = (n - start) // size
+        n.e.each(count, lambda q, size=size, start=start: body(start + q * size, size))  # type: ignore[misc]
+        start = start + count * size
+
+
+Sums = list[list[Vec]]
+
+
+def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int) -> Sums:
+    """sums[r][v] + sum over k < count of rows[r][k] * panel[k][v]."""
+    e: Emit = panel.e
+    vectors = len(sums[0])
+    flat = [s for row in sums for s in row]
+
+    def body(k: Int, *flat: Vec) -> list[Vec]:
+        at = panel + k * (vectors * e.W)
+        weights = [at.load(v * e.W) for v in range(vectors)]
+        broadcasts = [row.broadcast(k) for row in rows]
+        return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(flat)]
+
+    flat = e.loop(count, flat, body)
+    return [list(flat[r * vectors : (r + 1) * vectors]) for r in range(len(rows))]
+
+
+def product(
+    e: Emit, n: Int, a: Ptr, a_stride: Int, parts: Int, part_stride: Int, depth: Int,
+    panels: Ptr, width: Int, c: Ptr, c_stride: Int, add: bool,
+) -> None:  # fmt: skip
+    """Rows of C (+)= rows of A times a packed matrix.
+
+    A row of A consists of ``parts`` pieces of ``depth`` numbers, ``part_stride`` apart (the gates of one step).  The
+    packed matrix is ``[ceil(width / (NV W))][parts][depth][NV W]``; rows of C are padded to whole panels.
+    """
+    block = NV * e.W
+    panel_size = parts * depth * block
+
+    def panel(j: Int) -> None:
+        def tile(i: Int, size: int) -> None:
+            rows = [a + (i + r) * a_stride for r in range(size)]
+            outs = [c + (i + r) * c_stride + j * block for r in range(size)]
+            start = [[out.load(v * e.W) if add else e.vec(0.0) for v in range(NV)] for out in outs]
+
+            def part(g: Int, *flat: Vec) -> list[Vec]:
+                sums = [list(flat[r * NV : (r + 1) * NV]) for r in range(size)]
+                pieces = [row + g * part_stride for row in rows]
+                sums = accumulate(sums, pieces, panels + (j * panel_size + g * (depth * block)), depth)
+                return [s for row in sums for s in row]
+
+            flat = e.loop(parts, [s for row in start for s in row], part)
+            for r, out in enumerate(outs):
+                for v in range(NV):
+                    out.store(flat[r * NV + v], v * e.W)
+
+        each_tile(n, tile_rows(e.lanes, NV), tile)
+
+    e.each((width + (block - 1)) // block, panel)
+
+
+def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int) -> None:
+    """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of a slab ``a`` and NV slabs ``b``.
+
+    A slab is ``[rows][W]``: one vector of each row, one after another.  ``b_step`` is the distance between slabs.
+    """
+    rows = min(8, e.W, accumulators(e.lanes) // NV)
+    for first in range(0, e.W, rows):
+        outs = [c + c_stride * (first + m) for m in range(rows)]
+        sums = [out.load(v * e.W) for out in outs for v in range(NV)]
+
+        def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
+            slabs = [(b + b_step * v + r * e.W).load() for v in range(NV)]
+            column = a + (r * e.W + first)
+            broadcasts = [column.broadcast(m) for m in range(rows)]
+            return [e.fma(broadcasts[q // NV], slabs[q % NV], s) for q, s in enumerate(sums)]
+
+        sums = e.loop(count, sums, body)
+        for q, s in enumerate(sums):
+            outs[q // NV].store(s, q % NV * e.W)

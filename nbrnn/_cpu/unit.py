@@ -1,0 +1,225 @@
+"""One layer in one direction on the CPU: its packed weights, its workspaces, its compiled loops."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types, typeof
+from numpy.typing import NDArray
+
+from .._cells import Cell
+from .._kernel import compiled
+from .._memory import aligned, aligned_zeros
+from .._nets import net_class
+from . import backward as _backward
+from . import dropout as _dropout
+from . import forward as _forward
+from . import gradients as _gradients
+from . import isa, packing
+from .schedule import When
+
+Array = NDArray[Any]
+
+
+# Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
+
+
+def _any(dtype: np.dtype[Any], dimensions: int, readonly: bool = True) -> Any:
+    return types.Array(from_dtype(dtype), dimensions, "A", readonly=readonly)
+
+
+def _own(dtype: Any, dimensions: int) -> Any:
+    return types.Array(from_dtype(np.dtype(dtype)), dimensions, "C")
+
+
+def _tuple(cls: Any, *fields: Any) -> Any:
+    return types.NamedTuple(fields, cls)
+
+
+_WHEN = _tuple(
+    When, types.int64, types.boolean, _own(np.int64, 1), _own(np.int64, 1), _any(np.dtype(np.bool_), 2)
+)  # fmt: skip
+
+
+def _net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
+    weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
+    return _tuple(net_class(cell), weights, typeof(lanes()), types.int64, types.int64, types.int64)
+
+
+@functools.cache
+def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool) -> Callable[..., None]:
+    """The compiled ``forward`` that keeps what ``backward`` needs, or the one that doesn't."""
+    x, state, work = _any(dtype, 3), _any(dtype, 2, False), _own(dtype, 2)
+    saved = work if keep else types.none
+    return compiled(
+        _forward.forward,
+        (_net_type(cell, dtype, lanes), _WHEN, x, _any(dtype, 3, False), state, state, saved,
+         _own(dtype, 3), work, work, _own(np.int64, 1)),
+    )  # fmt: skip
+
+
+@functools.cache
+def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``backward``."""
+    state, work = _any(dtype, 2, False), _own(dtype, 2)
+    return compiled(
+        _backward.backward,
+        (_net_type(cell, dtype, lanes), _WHEN, _any(dtype, 3), state, state, work, work, work, work),
+    )
+
+
+@functools.cache
+def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``gradients``: the same for all cells."""
+    x, work = _any(dtype, 3), _own(dtype, 2)
+    weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
+    panels = _tuple(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
+    totals = _tuple(_gradients.Totals, work, work, work, _own(dtype, 1))
+    rooms = _tuple(
+        _gradients.Work, _own(np.int64, 2), work, _own(dtype, 3), work, _own(dtype, 1), _own(dtype, 1)
+    )  # fmt: skip
+    return compiled(
+        _gradients.gradients,
+        (panels, _WHEN, x, x, _any(dtype, 2), _any(dtype, 3, False), types.boolean, work, totals, rooms),
+    )
+
+
+@functools.cache
+def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The compiled ``dropout``."""
+    word = types.uint64
+    return compiled(
+        _dropout.dropout,
+        (_any(dtype, 3), _own(dtype, 3), word, word, word, from_dtype(dtype), word, types.int64),
+    )
+
+
+class Unit:
+    """One layer in one direction, as of the moment its weights were packed.
+
+    Parameters
+    ----------
+    cell : type of Cell
+    weights : mapping of arrays
+        torch's weight_ih (G*H, I), weight_hh (G*H, K), and where there are any bias_ih, bias_hh (G*H,) and weight_hr
+        (K, H).  Must not change while the unit is used.
+    """
+
+    def __init__(self, cell: type[Cell], weights: Mapping[str, Array]) -> None:
+        self.cell, self.weights = cell, weights
+        w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
+        self.dtype = w_ih.dtype
+        self.I, self.K = w_ih.shape[1], w_hh.shape[1]
+        self.H = w_hh.shape[0] // len(cell.gates)
+        self.E = len(cell.state) - 1
+        self.lanes = isa.current()
+        self.sizes = packing.sizes(
+            cell, packing.vector_numbers(self.lanes, self.dtype), self.I, self.H, self.K
+        )  # fmt: skip
+
+    # Packed when first needed: who never trains never pays for the way back.
+
+    @functools.cached_property
+    def net(self) -> Any:
+        """Weights for ``forward``."""
+        return packing.pack_forward(self.cell, self.lanes, self.weights, self.I, self.H, self.K)
+
+    @functools.cached_property
+    def net_back(self) -> Any:
+        """Weights for ``backward``."""
+        return packing.pack_backward(self.cell, self.lanes, self.weights, self.I, self.H, self.K)
+
+    @functools.cached_property
+    def panels(self) -> Any:
+        """Weights for ``gradients``."""
+        cell = self.cell
+        return _gradients.Panels(
+            packing.pack_input(cell, self.lanes, self.weights["weight_ih"], self.H), self.lanes(),
+            self.I, self.H, self.K, len(cell.gates), cell.sums(), cell.slots(), self.sizes.Hp, cell.projected,
+        )  # fmt: skip
+
+    def saved_shape(self, rows: int) -> tuple[int, int]:
+        """Shape of what ``forward`` keeps for that many steps of sequences."""
+        return rows, self.cell.slots() * self.sizes.Hp
+
+    def forward(self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None) -> None:
+        """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
+        z, batch = self.sizes, len(when.order)
+        x, out = readable(x), writeable(y)
+        forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)(
+            self.net, when, x, out, h, c, saved,
+            aligned_zeros((2, batch, z.Kp), self.dtype), aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype), aligned((batch,), np.int64),
+        )  # fmt: skip
+        if out is not y:
+            y[...] = out
+
+    def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array) -> None:
+        """See ``_cpu.backward.backward``."""
+        z, batch = self.sizes, len(when.order)
+        backward_kernel(self.cell, self.dtype, self.lanes)(
+            self.net_back, when, readable(dy), dh, dc, saved,
+            aligned_zeros((batch, z.Kp), self.dtype), aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            aligned_zeros((batch, z.Mp if self.cell.projected else 0), self.dtype),
+        )  # fmt: skip
+
+    def gradients(
+        self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any
+    ) -> None:
+        """See ``_cpu.gradients.gradients``; dx must be contiguous in its inner axis."""
+        z, chunk = self.sizes, _gradients.CHUNK
+        block = packing.NV * z.W
+        widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
+        work = _gradients.Work(
+            aligned((4, chunk), np.int64), aligned((chunk, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((widest // z.W, chunk, z.W), self.dtype), aligned((chunk, z.W), self.dtype),
+            aligned(totals.bias.shape, self.dtype), aligned_zeros((self.K,), self.dtype),
+        )  # fmt: skip
+        gradients_kernel(self.dtype, self.lanes)(
+            self.panels, when, readable(x), y, h, dx, add, saved, totals, work
+        )  # fmt: skip
+
+    def new_totals(self) -> Any:
+        """Zeros to sum the gradients of the weights in."""
+        z, block = self.sizes, packing.NV * self.sizes.W
+        gates = len(self.cell.gates) * z.Hp
+        projected = (packing.padded(self.K, z.W), z.Mp) if self.cell.projected else (0, 0)
+        return _gradients.Totals(
+            *(aligned_zeros(s, self.dtype) for s in ((gates, packing.padded(self.I, block)), (gates, z.Kp), projected)),
+            aligned_zeros((self.cell.sums() * z.Hp,), self.dtype),
+        )
+
+    def read_totals(self, totals: Any, to: Mapping[str, Array]) -> None:
+        """Write gradients, named and shaped as ``weights``, from what has been summed."""
+        packing.unpack(self.cell, totals, self.H, to)
+
+
+def readable(x: Array) -> Array:
+    """x, or a copy of it, such that kernels can read its rows: contiguous and aligned."""
+    fine = x.flags.aligned and (x.strides[-1] == x.itemsize or x.shape[-1] <= 1)
+    return x if fine else np.ascontiguousarray(x)
+
+
+def writeable(y: Array) -> Array:
+    """y, or a new array of its shape, such that kernels can write its rows."""
+    fine = y.flags.aligned and (y.strides[-1] == y.itemsize or y.shape[-1] <= 1)
+    return y if fine else np.empty(y.shape, y.dtype)
+
+
+def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, directions: int, t0: int) -> Array:
+    """x (steps, B, D * n) with numbers dropped with probability p, scaled by 1 / (1 - p)."""
+    y = np.empty(x.shape, x.dtype)
+    n = x.shape[2] // directions
+    scale = x.dtype.type(0 if p == 1 else 1 / (1 - p))
+    for d in range(directions):
+        part = y if directions == 1 else np.empty((*x.shape[:2], n), x.dtype)
+        place = kind << 24 | layer << 1 | d
+        dropout_kernel(x.dtype)(
+            x[:, :, d * n : (d + 1) * n], part, key[0], key[1], round(p * 2**32), scale, place, t0
+        )  # fmt: skip
+        if directions > 1:
+            y[:, :, d * n : (d + 1) * n] = part
+    return y

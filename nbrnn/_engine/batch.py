@@ -1,0 +1,61 @@
+"""The sequences of one call: how long each is, where it is cut, and in which order kernels see them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._cpu.schedule import When
+
+Array = NDArray[Any]
+
+_NO_RESETS = np.zeros((0, 0), np.bool_)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sequences in order of falling length, which lets a step run the first few of them.
+
+    Attributes
+    ----------
+    steps, size : int
+        T and B.
+    lengths : (B,) int64
+        Falling.
+    order : (B,) int64
+        Places in the caller's batch.
+    resets : (T, B) bool, or of size 0
+        In the caller's order.
+    """
+
+    steps: int
+    size: int
+    lengths: Array
+    order: Array
+    resets: Array
+
+    @classmethod
+    def of(cls, steps: int, size: int, lengths: Array | None, resets: Array | None) -> Batch:
+        """From what the user gave; None stands for full length and no cuts."""
+        if lengths is None:
+            order, lengths = np.arange(size), np.full(size, steps)
+        else:
+            order = np.argsort(-lengths, kind="stable")
+            lengths = lengths[order]
+        return cls(steps, size, lengths, order, _NO_RESETS if resets is None else resets)
+
+    @property
+    def full(self) -> bool:
+        """Whether every sequence has all T steps."""
+        return self.size == 0 or bool(self.lengths[-1] == self.steps)
+
+    def when(self, t0: int, reverse: bool) -> When:
+        """The stretch of time that begins at t0, for kernels."""
+        return When(t0, reverse, self.lengths, self.order, self.resets)
+
+    def rows(self, t0: int, steps: int) -> int:
+        """Steps of sequences within [t0, t0 + steps)."""
+        return int(np.clip(self.lengths - t0, 0, steps).sum())

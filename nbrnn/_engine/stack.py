@@ -1,0 +1,114 @@
+"""A whole recurrent network: layers of chains, run forward and back, in the layout of the public face."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._cells import Cell
+from .._cpu.unit import Unit
+from .batch import Batch
+from .chain import Chain, Drop, Stretch
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass
+class Record:
+    """What one forward pass leaves for the way back."""
+
+    batch: Batch
+    drop: Drop | None
+    every: int | None
+    inputs: list[Array]  # of each level
+    stretches: list[list[list[Stretch]]]  # of each level and direction
+
+
+class Stack:
+    """Layers with their weights packed: a snapshot of the parameters.
+
+    *Levels* follow one another over the whole of time: in one direction the stack is a single level of one chain; a
+    bidirectional one has a level for each layer, of two chains.
+
+    Parameters
+    ----------
+    cell : type of Cell
+    weights : list of mappings
+        For each layer and direction, layer-major, as ``Unit`` wants them.
+    directions : 1 or 2
+    """
+
+    def __init__(self, cell: type[Cell], weights: list[Mapping[str, Array]], directions: int) -> None:
+        self.units = [Unit(cell, w) for w in weights]
+        self.directions = directions
+        if directions == 1:
+            self.levels = [[Chain(self.units, 0, False)]]
+        else:
+            self.levels = [
+                [Chain([self.units[2 * layer]], layer, False), Chain([self.units[2 * layer + 1]], layer, True)]
+                for layer in range(len(self.units) // 2)
+            ]
+        self.K, self.dtype = self.units[0].K, self.units[0].dtype
+
+    def _own(self, level: int, direction: int) -> slice:
+        """Which entries of a list over layers and directions a chain has."""
+        return slice(None) if self.directions == 1 else slice(2 * level + direction, 2 * level + direction + 1)
+
+    def _part(self, y: Array, direction: int) -> Array:
+        """The columns of a direction."""
+        return y if self.directions == 1 else y[:, :, direction * self.K : (direction + 1) * self.K]
+
+    def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
+        """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
+        for n, level in enumerate(self.levels):
+            out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
+            for d, chain in enumerate(level):
+                own = self._own(n, d)
+                chain.infer(batch, x, self._part(out, d), h[own], c[own])
+            x = out
+
+    def record(
+        self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array], drop: Drop | None, every: int | None
+    ) -> Record:
+        """The same, keeping what the way back needs."""
+        record = Record(batch, drop, every, [], [])
+        for n, level in enumerate(self.levels):
+            last = n == len(self.levels) - 1
+            out = y if last else np.empty(y.shape, y.dtype)
+            record.inputs.append(x)
+            made = []
+            for d, chain in enumerate(level):
+                own = self._own(n, d)
+                made.append(chain.record(batch, x, self._part(out, d), h[own], c[own], drop, every))
+            record.stretches.append(made)
+            x = out if drop is None or last else drop(out, n, self.directions, 0)
+        return record
+
+    def back(
+        self, record: Record, dy: Array | None, dx: Array, dh: list[Array], dc: list[Array],
+        gradients: list[Mapping[str, Array]], retain: bool,
+    ) -> None:  # fmt: skip
+        """Take a record back.
+
+        ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
+        into those for the states before; ``gradients`` is written, for each layer and direction.
+        """
+        totals = [u.new_totals() for u in self.units]
+        for n in reversed(range(len(self.levels))):
+            x = record.inputs[n]
+            into = dx if n == 0 else np.empty(x.shape, x.dtype)
+            for d, chain in enumerate(self.levels[n]):
+                own = self._own(n, d)
+                chain.back(
+                    record.batch, record.stretches[n][d], x, None if dy is None else self._part(dy, d), into, d > 0,
+                    dh[own], dc[own], totals[own], record.drop, record.every, retain,
+                )  # fmt: skip
+            dy = into
+            if n > 0 and record.drop is not None:
+                dy = record.drop(into, n - 1, self.directions, 0)
+        for unit, total, to in zip(self.units, totals, gradients, strict=True):
+            unit.read_totals(total, to)

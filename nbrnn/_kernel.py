@@ -1,0 +1,122 @@
+"""The one decorator of every compiled loop, and its cache on disk.
+
+Numba keys a cached function on the source of its own file.  Our loops are thin: what they compute is emitted by
+primitives in other files, so an edit there would be served stale.  ``@kernel`` therefore puts a digest of *every*
+source file of the package into the key, and keeps one file per specialisation, named by that key: nothing shared
+can be half-written, several processes may start cold at once, and one cell's cache never depends on another's.
+
+A cache is a convenience.  Whatever goes wrong with it (a truncated file, a folder that can't be written, a private
+interface of Numba that has moved) means "compile again", and never reaches the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import pickle
+import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
+
+
+def digest_of(*paths: pathlib.Path) -> str:
+    """Digest of the contents of source files, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        text = path.read_bytes()
+        total.update(b"%d:" % len(text) + text)
+    return total.hexdigest()[:16]
+
+
+_SOURCES = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+
+#: Stands in every cache key, and in the names of the network types (see ``_nets``).
+SOURCE_DIGEST = digest_of(*_SOURCES)
+
+
+class PackageCache(FunctionCache):
+    """Numba's function cache with the whole package in the key and one file for each specialisation."""
+
+    def _path(self, sig: Any, codegen: Any) -> pathlib.Path:
+        key = (super()._index_key(sig, codegen), SOURCE_DIGEST, numba.__version__)
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return pathlib.Path(self.cache_path, f"{self._impl.filename_base}-{SOURCE_DIGEST}-{name}.nbc")
+
+    def _sweep(self, folder: pathlib.Path) -> None:
+        """Remove what earlier sources of the package left behind for this function."""
+        function = self._impl.filename_base.split("-")[0]
+        for path in folder.glob(f"{function}-*.nbc"):
+            if SOURCE_DIGEST not in path.name:
+                path.unlink(missing_ok=True)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            target_context.refresh()
+            blob = self._path(sig, target_context.codegen()).read_bytes()
+            # Object code is about to be executed: a damaged file must be noticed, not only an unreadable one.
+            if hashlib.sha256(blob[32:]).digest() != blob[:32]:
+                return None
+            return self._impl.rebuild(target_context, pickle.loads(blob[32:]))
+        except Exception:
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            if not self._impl.check_cachable(data):
+                return
+            self._impl.locator.ensure_cache_path()
+            path = self._path(sig, data.codegen)
+            blob = dumps(self._impl.reduce(data))
+            temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._sweep(path.parent)
+        except Exception:
+            return
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a loop with Numba, lazily, releasing the GIL, cached on disk under a key that sees the whole package.
+
+    ``error_model="numpy"``: an integer division by a size that is checked beforehand needs no branch that raises.
+    No ``fastmath``: it would drop NaN, and change bits with the surrounding code.
+    """
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    try:
+        if not (hasattr(dispatcher, "_cache") and hasattr(FunctionCache, "_index_key")):
+            raise AttributeError("Numba's cache interface has moved")
+        if not _SOURCES:
+            raise FileNotFoundError("the package's sources can't be read, so that a stale entry could not be told")
+        dispatcher._cache = PackageCache(function)
+    except Exception as error:
+        _warn_uncached(str(error))
+    return dispatcher
+
+
+_warned = False
+
+
+def _warn_uncached(reason: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(f"nbrnn compiles anew in each process, since nothing can be cached: {reason}", stacklevel=4)
+
+
+def compiled(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
+    """Entry point of the one specialisation of ``dispatcher`` for ``signature`` (compiled or loaded if need be).
+
+    The caller declares the types (any layout, read-only) instead of letting each array's layout make a
+    specialisation of its own, and skips the dispatcher's look-up: 0.13 µs a call instead of 1.6.  The entry point
+    checks the number of dimensions of an array but **not** its dtype: check before.
+    """
+    entry: Callable[..., Any] = dispatcher.compile(signature)
+    return entry

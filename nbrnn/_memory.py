@@ -1,0 +1,51 @@
+"""Memory for results and workspaces: aligned, and refused with a clear word before work starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+#: A cache line, and the widest vector.
+ALIGNMENT = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """The same, of zeros."""
+    array = aligned(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def demand(what: str, **shapes: tuple[tuple[int, ...], Any]) -> None:
+    """Raise MemoryError if arrays of these (shape, dtype) can't all be had on this machine.
+
+    NumPy alone would notice too late: the system promises memory it hasn't, one array at a time.
+    """
+    sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (shape, dtype) in shapes.items()}
+    total, physical = sum(sizes.values()), _physical()
+    if total > physical:
+        parts = ", ".join(f"{name} {size / 2**30:,.1f} GiB" for name, size in sizes.items() if size > 0.05 * total)
+        raise MemoryError(
+            f"{what} needs {total / 2**30:,.1f} GiB ({parts}); this machine has {physical / 2**30:,.1f} GiB"
+        )
+
+
+def _physical() -> float:
+    """Bytes of memory in this machine; infinite where the system doesn't say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf

@@ -1,0 +1,158 @@
+"""Parameters: one vector in memory, seen by name.
+
+Kernels keep packed copies of the weights.  So every change must be noticed, and goes through ``params[name] = array``
+or ``flat = vector``; what is handed out is read-only for good: it views memory that NumPy itself was only given to
+read, so that not even ``array.flags.writeable = True`` opens it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._memory import ALIGNMENT
+
+Array = NDArray[Any]
+
+
+class ReadOnly(np.ndarray[Any, Any]):
+    """A read-only view that says what to write instead of changing it in place."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise ValueError(
+            "parameters can't be changed in place: write layer.flat = layer.flat - g instead of layer.flat -= g, "
+            "and layer.params[name] = array instead of layer.params[name][...] = array"
+        )
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not self.flags.writeable:
+            self._refuse()
+        super().__setitem__(key, value)
+
+    def copy(self, order: Any = "C") -> Array:
+        """A plain array of the same numbers, free to be changed."""
+        return np.array(self, order=order, copy=True, subok=False)
+
+    def __copy__(self) -> Array:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Array:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return self.copy().__reduce__()
+
+    def __array_wrap__(self, array: Array, context: Any = None, return_scalar: bool = False) -> Any:
+        """Results of arithmetic are plain arrays."""
+        return array[()] if return_scalar else np.asarray(array)
+
+
+def _in_place(name: str) -> Any:
+    def method(self: ReadOnly, other: Any) -> Any:
+        if not self.flags.writeable:
+            self._refuse()
+        return getattr(super(ReadOnly, self), name)(other)
+
+    method.__name__ = name
+    return method
+
+
+for _operation in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "xor", "or"):
+    setattr(ReadOnly, f"__i{_operation}__", _in_place(f"__i{_operation}__"))
+
+
+class Storage:
+    """Memory of a number of parameters: written through one array, read through others."""
+
+    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+        room = bytearray(size * dtype.itemsize + ALIGNMENT)
+        start = -np.frombuffer(room, np.uint8).ctypes.data % ALIGNMENT
+        self.write = np.frombuffer(room, dtype, size, start)
+        self.read = np.frombuffer(memoryview(room).toreadonly(), dtype, size, start).view(ReadOnly)
+
+
+class Parameters(MutableMapping[str, Array]):
+    """Named arrays that lie one after another in one vector.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple
+        Names and shapes, in order.
+    dtype : dtype
+
+    Attributes
+    ----------
+    version : int
+        Grows with every change.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.shapes = dict(shapes)
+        self.size = sum(math.prod(s) for s in self.shapes.values())
+        self.version = 0
+        self.owner: object | None = None  # the network these have become part of
+        self.move(Storage(self.size, self.dtype), 0)
+
+    def move(self, storage: Storage, start: int) -> None:
+        """Live in another storage from now on, at that place of its vector; values go along."""
+        before = getattr(self, "_write", None)
+        self._write = storage.write[start : start + self.size]
+        self._flat = storage.read[start : start + self.size]
+        if before is not None:
+            self._write[:] = before
+        self._at: dict[str, slice] = {}
+        at = 0
+        for name, shape in self.shapes.items():
+            self._at[name] = slice(at, at + math.prod(shape))
+            at += math.prod(shape)
+        self._views = {name: self._flat[at].reshape(self.shapes[name]) for name, at in self._at.items()}
+
+    @property
+    def flat(self) -> Array:
+        """All parameters as one read-only vector, in order."""
+        return self._flat
+
+    @flat.setter
+    def flat(self, vector: ArrayLike) -> None:
+        self._write[:] = checked(vector, "flat", (self.size,))
+        self.version += 1
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
+        if name not in self.shapes:
+            raise KeyError(f"no parameter {name!r}; there are {', '.join(self.shapes)}")
+        self._write[self._at[name]] = checked(value, f"params[{name!r}]", self.shapes[name]).reshape(-1)
+        self.version += 1
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("parameters can't be removed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {shape}" for name, shape in self.shapes.items()) + "}"
+
+    def views_of(self, vector: Array) -> dict[str, Array]:
+        """A vector of as many numbers, seen by the same names and shapes."""
+        return {name: vector[at].reshape(self.shapes[name]) for name, at in self._at.items()}
+
+
+def checked(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
+    """value as a real array of that shape, or a TypeError or ValueError that names it."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array

@@ -1,0 +1,128 @@
+"""What every network has in common: parameters, tapes, gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._params import Parameters
+
+Array = NDArray[Any]
+Seed = np.random.Generator | np.random.SeedSequence | int | None
+
+
+@dataclasses.dataclass
+class Gradients:
+    """Gradients of a loss.
+
+    Attributes
+    ----------
+    x : ndarray
+        For the input, in its shape.
+    state : as the state
+        For the initial state; None where there is none.
+    params : dict of str to ndarray
+        For the parameters: views of ``flat``.
+    flat : ndarray
+        For all parameters, as one vector in the order of ``layer.flat``.
+    """
+
+    x: Array | None
+    state: Any
+    params: Mapping[str, Array]
+    flat: Array
+
+
+class Tape:
+    """What a forward pass leaves for the way back; used once, unless told otherwise."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._version = module._parameters.version
+        self._used = False
+
+    def _check(self, module: Module) -> None:
+        if self._module is not module:
+            raise ValueError("tape must come from forward of this very layer or network, got another's")
+        if self._used:
+            raise RuntimeError("tape has been used: call forward again, or backward with retain=True before")
+        if self._version != module._parameters.version:
+            raise RuntimeError("tape is out of date: the parameters have changed since forward; call forward again")
+
+    def _consume(self) -> None:
+        self._used = True
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of what was kept."""
+
+    def __repr__(self) -> str:
+        return f"<tape of {self._module!r}{', used' if self._used else ''}>"
+
+
+class Module:
+    """A network or a part of one: ``y, state = module(x, state, lengths)``.
+
+    Parameters
+    ----------
+    config : mapping
+        What the constructor was called with, for copies and pickles: everything but ``rng``.
+    rng : numpy.random.Generator, seed or None
+    """
+
+    def __init__(self, config: Mapping[str, Any], rng: Seed = None) -> None:
+        self._config = {k: v for k, v in config.items() if k not in ("self", "rng", "__class__")}
+        self._rng = generator(rng)
+        self._parameters = Parameters({}, np.float32)
+
+    def _own_parameters(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+
+    @property
+    def params(self) -> Parameters:
+        """Parameters by name: read-only live views; assign to an entry to change it (copies in, casts)."""
+        return self._parameters
+
+    @property
+    def flat(self) -> Array:
+        """All parameters as one contiguous vector: a read-only live view; assign to change them (copies in, casts)."""
+        return self._parameters.flat
+
+    @flat.setter
+    def flat(self, vector: ArrayLike) -> None:
+        self._parameters.flat = vector  # type: ignore[assignment]
+
+    def _generator(self, rng: Seed) -> np.random.Generator:
+        return self._rng if rng is None else generator(rng)
+
+    def _describe(self) -> list[str]:
+        return []
+
+    def __repr__(self) -> str:
+        count = self._parameters.size
+        return f"<{type(self).__name__}({', '.join(self._describe())}): {count:,} parameter{'s' * (count != 1)}>"
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self._config, np.array(self.flat), self._rng)
+
+
+def generator(rng: Seed) -> np.random.Generator:
+    """A generator: the one given, one from a seed, or a fresh one."""
+    if isinstance(rng, bool) or not isinstance(rng, np.random.Generator | np.random.SeedSequence | int | np.integer | None):
+        raise TypeError(f"rng must be a numpy.random.Generator, a seed or None, got {type(rng).__name__}")
+    try:
+        return np.random.default_rng(rng)
+    except ValueError:
+        raise ValueError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}") from None
+
+
+def _rebuild(cls: type[Module], config: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Module:
+    module = cls(**config)
+    module._rng = rng
+    if module._parameters.size:
+        module.flat = flat
+    return module

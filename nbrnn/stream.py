@@ -1,0 +1,108 @@
+"""One step at a time, with the state carried along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _check
+from ._engine.batch import Batch
+from ._engine.stack import Stack
+
+Array = NDArray[Any]
+
+
+class Stream:
+    """Takes one step at a time and carries the state: made by ``layer.stream()``.
+
+    A snapshot of the layer's parameters, for one thread at a time.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of one direction.
+    input_size : int
+    batch_size : int or None
+    """
+
+    def __init__(self, stack: Stack, input_size: int, batch_size: int | None) -> None:
+        self._stack, self._I, self._batched = stack, input_size, batch_size is not None
+        self._B = 1 if batch_size is None else batch_size
+        units = stack.units
+        for unit in units:
+            unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
+        self._h = np.zeros((len(units), self._B, units[0].K), stack.dtype)
+        self._c = np.zeros((len(units), self._B, units[0].E * units[0].H), stack.dtype)
+        self._batch = Batch.of(1, self._B, None, None)
+
+    def __call__(self, x: Array, out: Array | None = None) -> Array:
+        """One step.
+
+        Parameters
+        ----------
+        x : ndarray, shape (I,), or (B, I) with a batch size
+        out : ndarray, shape of the result, optional
+            Where to write it.
+
+        Returns
+        -------
+        y : ndarray, shape (K,), or (B, K) with a batch size
+            The last layer's output; ``out`` if that is given, else a fresh array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for a layer; the state stays as it was.
+        """
+        stack = self._stack
+        x = _check.array(x, "x", stack.dtype)
+        lead = (self._B,) if self._batched else ()
+        _check.shape(x, "x", (*lead, self._I))
+        shape = (*lead, stack.K)
+        y = np.empty(shape, stack.dtype) if out is None else _check.output(out, shape, stack.dtype, [("x", x)])
+        stack.infer(
+            self._batch, x.reshape(1, self._B, self._I), y.reshape(1, self._B, stack.K), list(self._h), list(self._c)
+        )
+        return y if out is None else out
+
+    @property
+    def state(self) -> Any:
+        """The state, h or (h, c): h (L, B, K), c (L, B, H), without B if there is no batch size.  A copy; assign to
+        change it, None for zeros."""
+        h, c = self._h.copy(), self._c.copy()
+        if not self._batched:
+            h, c = h[:, 0], c[:, 0]
+        return (h, c) if self._stack.units[0].E else h
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if state is None:
+            self.reset()
+            return
+        parts = (self._h, self._c)[: 1 + self._stack.units[0].E]
+        given = state if len(parts) == 2 else (state,)
+        if not isinstance(given, tuple | list) or len(given) != len(parts):
+            raise ValueError(f"state must be a pair (h, c), got {type(state).__name__}")
+        arrays = []
+        for array, part in zip(given, parts, strict=True):
+            array = _check.array(array, "state", part.dtype)
+            _check.shape(array, "state", part.shape if self._batched else (part.shape[0], part.shape[2]))
+            arrays.append(array if self._batched else array[:, None])
+        for part, array in zip(parts, arrays, strict=True):
+            part[...] = array
+
+    def reset(self, mask: ArrayLike | None = None) -> None:
+        """Set the state to zero: of all sequences, or of those where ``mask`` (B,) is True."""
+        if mask is None:
+            chosen: Any = slice(None)
+        else:
+            if not self._batched:
+                raise ValueError("mask must be None for a stream without a batch size")
+            chosen = _check.mask(mask, "mask", (self._B,))
+        self._h[:, chosen] = 0
+        self._c[:, chosen] = 0
+
+    def __repr__(self) -> str:
+        return f"<stream of {len(self._stack.units)} layers, batch size {self._B if self._batched else None}>"
