@@ -33,7 +33,9 @@ def flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def number(value: Any, name: str, least: float = -math.inf, most: float = math.inf, above: float | None = None) -> float:
+def number(
+    value: Any, name: str, least: float = -math.inf, most: float = math.inf, above: float | None = None
+) -> float:
     """A finite real number within bounds (``above``: strictly greater)."""
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__})")
@@ -105,7 +107,7 @@ def lengths(value: Any, batch: int, steps: int) -> Array:
     if given.dtype.kind not in "iu":
         raise TypeError(f"lengths must be integers, got dtype {given.dtype}")
     shape(given, "lengths", (batch,))
-    if batch and not (0 <= given.min() and given.max() <= steps):
+    if batch and not (given.min() >= 0 and given.max() <= steps):
         raise ValueError(f"lengths must lie in 0..{steps} (the steps of x), got {given.min()}..{given.max()}")
     return given.astype(np.int64)
 
@@ -119,7 +121,9 @@ def mask(value: Any, name: str, wanted: tuple[int, ...]) -> Array:
     return given.view(np.ndarray)
 
 
-def output(out: Any, wanted: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[tuple[str, Array | None]]) -> Array:
+def output(
+    out: Any, wanted: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[tuple[str, Array | None]]
+) -> Array:
     """An array to write results to: right shape, writeable, its numbers apart from each other and from the inputs'."""
     out = array(out, "out", dtype)
     shape(out, "out", wanted)
@@ -135,7 +139,7 @@ def output(out: Any, wanted: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequ
 
 def _overlap(a: Array, b: Array) -> bool:
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # can't be told quickly: take no risk
 

@@ -11,13 +11,14 @@ interface of Numba that has moved) means "compile again", and never reaches the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pathlib
 import pickle
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache
@@ -39,7 +40,7 @@ _SOURCES = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
 SOURCE_DIGEST = digest_of(*_SOURCES)
 
 
-class PackageCache(FunctionCache):
+class PackageCache(FunctionCache):  # type: ignore[misc]
     """Numba's function cache with the whole package in the key and one file for each specialisation."""
 
     def _path(self, sig: Any, codegen: Any) -> pathlib.Path:
@@ -120,3 +121,11 @@ def compiled(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
     """
     entry: Callable[..., Any] = dispatcher.compile(signature)
     return entry
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def cached(function: _F) -> _F:
+    """functools.cache, without hiding the signature from type checkers."""
+    return functools.cache(function)  # type: ignore[return-value]

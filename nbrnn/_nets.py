@@ -45,7 +45,7 @@ def cell_of(net_type: Any) -> type[Cell]:
 def __getattr__(name: str) -> Any:
     """A throwaway class for the name of another version, so that a cache index that holds one can still be read."""
     if "Net_" in name:
-        return namedtuple(name, FIELDS, module=__name__)  # type: ignore[misc]
+        return namedtuple(name, FIELDS, module=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

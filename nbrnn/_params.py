@@ -33,14 +33,14 @@ class ReadOnly(np.ndarray[Any, Any]):
             self._refuse()
         super().__setitem__(key, value)
 
-    def copy(self, order: Any = "C") -> Array:
+    def copy(self, order: Any = "C") -> Array:  # type: ignore[override]
         """A plain array of the same numbers, free to be changed."""
         return np.array(self, order=order, copy=True, subok=False)
 
-    def __copy__(self) -> Array:
+    def __copy__(self) -> Array:  # type: ignore[override]
         return self.copy()
 
-    def __deepcopy__(self, memo: Any) -> Array:
+    def __deepcopy__(self, memo: Any) -> Array:  # type: ignore[override]
         return self.copy()
 
     def __reduce__(self) -> Any:
@@ -61,7 +61,21 @@ def _in_place(name: str) -> Any:
     return method
 
 
-for _operation in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "xor", "or"):
+for _operation in (
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "lshift",
+    "rshift",
+    "and",
+    "xor",
+    "or",
+):
     setattr(ReadOnly, f"__i{_operation}__", _in_place(f"__i{_operation}__"))
 
 
@@ -90,12 +104,15 @@ class Parameters(MutableMapping[str, Array]):
         Grows with every change.
     """
 
+    #: Parameters of parts, which live in this vector too: see ``join``.
+    _parts: tuple[Parameters, ...] = ()
+    _joined = False
+
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
         self.shapes = dict(shapes)
         self.size = sum(math.prod(s) for s in self.shapes.values())
         self.version = 0
-        self.owner: object | None = None  # the network these have become part of
         self.move(Storage(self.size, self.dtype), 0)
 
     def move(self, storage: Storage, start: int) -> None:
@@ -111,6 +128,41 @@ class Parameters(MutableMapping[str, Array]):
             self._at[name] = slice(at, at + math.prod(shape))
             at += math.prod(shape)
         self._views = {name: self._flat[at].reshape(self.shapes[name]) for name, at in self._at.items()}
+        at = start
+        for part in self._parts:
+            part.move(storage, at)
+            at += part.size
+
+    @classmethod
+    def join(cls, parts: Mapping[str, Parameters]) -> Parameters:
+        """Parameters of several parts as one vector, named ``<part>.<name>``; the parts' own names go on working.
+
+        Raises
+        ------
+        ValueError
+            A part is there twice, or is part of something else already, or dtypes differ.
+        """
+        filled = {name: part for name, part in parts.items() if part.size}
+        dtypes = {part.dtype for part in filled.values()}
+        if len(dtypes) > 1:
+            raise ValueError(f"all parts must have one dtype, got {', '.join(sorted(d.name for d in dtypes))}")
+        if any(p._joined for p in filled.values()) or len({id(p) for p in filled.values()}) < len(filled):
+            raise ValueError("a part of a network can't be part of another, or stand in it twice: copy.deepcopy it")
+        shapes = {f"{name}.{key}": shape for name, part in filled.items() for key, shape in part.shapes.items()}
+        whole = cls(shapes, dtypes.pop() if dtypes else np.float32)
+        before = [part.flat.copy() for part in filled.values()]
+        whole._parts = tuple(filled.values())
+        whole.move(Storage(whole.size, whole.dtype), 0)
+        if before:
+            whole.flat = np.concatenate(before)
+        for part in whole._parts:
+            part._joined = True
+        return whole
+
+    def _changed(self) -> None:
+        self.version += 1
+        for part in self._parts:
+            part._changed()
 
     @property
     def flat(self) -> Array:
@@ -120,7 +172,7 @@ class Parameters(MutableMapping[str, Array]):
     @flat.setter
     def flat(self, vector: ArrayLike) -> None:
         self._write[:] = checked(vector, "flat", (self.size,))
-        self.version += 1
+        self._changed()
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
@@ -129,7 +181,7 @@ class Parameters(MutableMapping[str, Array]):
         if name not in self.shapes:
             raise KeyError(f"no parameter {name!r}; there are {', '.join(self.shapes)}")
         self._write[self._at[name]] = checked(value, f"params[{name!r}]", self.shapes[name]).reshape(-1)
-        self.version += 1
+        self._changed()
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("parameters can't be removed")
@@ -149,7 +201,7 @@ class Parameters(MutableMapping[str, Array]):
 
 
 def checked(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
-    """value as a real array of that shape, or a TypeError or ValueError that names it."""
+    """Value as a real array of that shape, or a TypeError or ValueError that names it."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")

@@ -40,12 +40,12 @@ class Gradients:
 class Tape:
     """What a forward pass leaves for the way back; used once, unless told otherwise."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Parametric) -> None:
         self._module = module
         self._version = module._parameters.version
         self._used = False
 
-    def _check(self, module: Module) -> None:
+    def _check(self, module: Parametric) -> None:
         if self._module is not module:
             raise ValueError("tape must come from forward of this very layer or network, got another's")
         if self._used:
@@ -64,8 +64,8 @@ class Tape:
         return f"<tape of {self._module!r}{', used' if self._used else ''}>"
 
 
-class Module:
-    """A network or a part of one: ``y, state = module(x, state, lengths)``.
+class Parametric:
+    """Something with parameters, that can be copied and pickled.
 
     Parameters
     ----------
@@ -79,9 +79,6 @@ class Module:
         self._rng = generator(rng)
         self._parameters = Parameters({}, np.float32)
 
-    def _own_parameters(self, parameters: Parameters) -> None:
-        self._parameters = parameters
-
     @property
     def params(self) -> Parameters:
         """Parameters by name: read-only live views; assign to an entry to change it (copies in, casts)."""
@@ -94,12 +91,13 @@ class Module:
 
     @flat.setter
     def flat(self, vector: ArrayLike) -> None:
-        self._parameters.flat = vector  # type: ignore[assignment]
+        self._parameters.flat = vector
 
     def _generator(self, rng: Seed) -> np.random.Generator:
         return self._rng if rng is None else generator(rng)
 
     def _describe(self) -> list[str]:
+        """What stands between the brackets of the repr."""
         return []
 
     def __repr__(self) -> str:
@@ -110,9 +108,31 @@ class Module:
         return _rebuild, (type(self), self._config, np.array(self.flat), self._rng)
 
 
+class Module(Parametric):
+    """A network or a part of one: ``y, state = module(x, state, lengths)``."""
+
+    def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, Any]:
+        """Y and the state after, for inference."""
+        raise NotImplementedError
+
+    def forward(self, x: Array, state: Any = None, lengths: Any = None, *, rng: Seed = None) -> tuple[Array, Any, Tape]:
+        """y, the state after, and a tape for ``backward``."""
+        raise NotImplementedError
+
+    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
+        """Gradients from those for y and the state after."""
+        raise NotImplementedError
+
+    def _check_dstate(self, tape: Any, dstate: Any) -> Any:
+        """Raise what ``backward`` would say of dstate."""
+        raise NotImplementedError
+
+
 def generator(rng: Seed) -> np.random.Generator:
     """A generator: the one given, one from a seed, or a fresh one."""
-    if isinstance(rng, bool) or not isinstance(rng, np.random.Generator | np.random.SeedSequence | int | np.integer | None):
+    if isinstance(rng, bool) or not isinstance(
+        rng, np.random.Generator | np.random.SeedSequence | int | np.integer | None
+    ):
         raise TypeError(f"rng must be a numpy.random.Generator, a seed or None, got {type(rng).__name__}")
     try:
         return np.random.default_rng(rng)
@@ -120,7 +140,7 @@ def generator(rng: Seed) -> np.random.Generator:
         raise ValueError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}") from None
 
 
-def _rebuild(cls: type[Module], config: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Module:
+def _rebuild(cls: type[Parametric], config: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Parametric:
     module = cls(**config)
     module._rng = rng
     if module._parameters.size:

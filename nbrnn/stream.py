@@ -70,7 +70,8 @@ class Stream:
     @property
     def state(self) -> Any:
         """The state, h or (h, c): h (L, B, K), c (L, B, H), without B if there is no batch size.  A copy; assign to
-        change it, None for zeros."""
+        change it, None for zeros.
+        """
         h, c = self._h.copy(), self._c.copy()
         if not self._batched:
             h, c = h[:, 0], c[:, 0]

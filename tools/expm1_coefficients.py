@@ -62,13 +62,15 @@ def rounded(degree, dtype):
     while len(known) <= degree:
         coefficients, worst = remez(degree, known) if len(known) < degree + 1 else (known, 0)
         known.append(mp.mpf(float(dtype(float(coefficients[len(known)])))))
-    worst = max(abs((sum(a * r**k for k, a in enumerate(known)) - q_exact(r)) * weight(r))
-                for r in (HALF * mp.mpf(i) / 500 for i in range(-500, 501)))
+    worst = max(
+        abs((sum(a * r**k for k, a in enumerate(known)) - q_exact(r)) * weight(r))
+        for r in (HALF * mp.mpf(i) / 500 for i in range(-500, 501))
+    )
     return [float(c) for c in known], worst
 
 
 for dtype, degree in ((np.float32, 5), (np.float64, 9)):
     coefficients, worst = rounded(degree, dtype)
-    print(dtype.__name__, degree, "largest relative error 2^%.1f" % float(mp.log(worst, 2)))
+    print(dtype.__name__, degree, f"largest relative error 2^{float(mp.log(worst, 2)):.1f}")
     for c in coefficients:
         print("   ", repr(c), float.hex(c))

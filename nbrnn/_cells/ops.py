@@ -46,7 +46,7 @@ def relu(x: Any) -> Any:
 
 
 def where_positive(x: Any, y: Any) -> Any:
-    """y where x > 0 (or x is NaN), else 0: the derivative of ``relu`` applied to y."""
+    """Y where x > 0 (or x is NaN), else 0: the derivative of ``relu`` applied to y."""
     return x.where_positive(y) if _traced(x) else np.where(x <= 0, 0, y)
 
 
@@ -58,7 +58,7 @@ def _overload_for_floats(function: Any, implementation: Any) -> None:
         return implementation if all(isinstance(a, types.Float) for a in args) else None
 
 
-def _sigmoid(x):  # type: ignore[no-untyped-def]
+def _sigmoid(x):
     one = type(x)(1)
     t = math.exp(-abs(x))
     return t / (one + t) if x < 0 else one / (one + t)

@@ -1,6 +1,6 @@
 """The plain recurrent cell (Elman 1990).
 
-    h' = act(a),   a = W_ih x + b_ih + W_hh h + b_hh
+h' = act(a),   a = W_ih x + b_ih + W_hh h + b_hh
 """
 
 from __future__ import annotations

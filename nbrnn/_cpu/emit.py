@@ -53,7 +53,7 @@ class Emit:
 
     # Values
 
-    def int(self, x: Any) -> Int:
+    def integer(self, x: Any) -> Int:
         """An integer: from a Python one, an LLVM one, or itself."""
         if isinstance(x, Int):
             return x
@@ -61,7 +61,7 @@ class Emit:
 
     def ptr(self, address: Any) -> Ptr:
         """A pointer from an address."""
-        return Ptr(self, self.b.inttoptr(self.int(address).x, _POINTER))
+        return Ptr(self, self.b.inttoptr(self.integer(address).x, _POINTER))
 
     def vec(self, x: Any) -> Vec:
         """A vector: from a Python number (in all lanes), or itself."""
@@ -81,7 +81,7 @@ class Emit:
         return self.b.call(function, arguments)
 
     def fma(self, x: Vec, y: Vec, z: Vec) -> Vec:
-        """x * y + z, in one rounding where the processor does that in one instruction."""
+        """X * y + z, in one rounding where the processor does that in one instruction."""
         if not HAS_FMA:
             return x * y + z
         return Vec(self, self.intrinsic(f"llvm.fma.{self.suffix}", self.type, [x.x, y.x, z.x]))
@@ -137,13 +137,13 @@ class Int:
         return Int(self.e, x)
 
     def __add__(self, other: Int | int) -> Int:
-        return Int(self.e, self.e.b.add(self.x, self.e.int(other).x))
+        return Int(self.e, self.e.b.add(self.x, self.e.integer(other).x))
 
     def __sub__(self, other: Int | int) -> Int:
-        return Int(self.e, self.e.b.sub(self.x, self.e.int(other).x))
+        return Int(self.e, self.e.b.sub(self.x, self.e.integer(other).x))
 
     def __mul__(self, other: Int | int) -> Int:
-        return Int(self.e, self.e.b.mul(self.x, self.e.int(other).x))
+        return Int(self.e, self.e.b.mul(self.x, self.e.integer(other).x))
 
     def __floordiv__(self, other: int) -> Int:
         """Of a number that is not negative."""
@@ -170,7 +170,7 @@ class Ptr:
     def __add__(self, count: Int | int) -> Ptr:
         if isinstance(count, int) and count == 0:
             return self
-        return Ptr(self.e, self.e.b.gep(self.x, [self.e.int(count).x], source_etype=self.e.scalar_type))
+        return Ptr(self.e, self.e.b.gep(self.x, [self.e.integer(count).x], source_etype=self.e.scalar_type))
 
     def address_at(self, index: Int) -> Ptr:
         """Entry ``index`` of a table of addresses that starts here."""

@@ -23,7 +23,7 @@ class Panels(NamedTuple):
 
     w: Any
     lanes: Any
-    I: int  # noqa: E741
+    I: int
     H: int
     K: int
     gates: int
@@ -34,7 +34,7 @@ class Panels(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Gradients of the weights, padded to whole tiles: (gates * slot, Ip), (gates * slot, Kp), (Kw, Mp), (S * slot,)."""
+    """Gradients of the weights in whole tiles: (gates * slot, Ip), (gates * slot, Kp), (Kw, Mp), (S * slot,)."""
 
     w_ih: Any
     w_hh: Any
@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 @primitive
 def dx_rows(e, panels, n, dsums, out, out_stride):
-    """n rows of dx: gradients of the sums times W_ih."""
+    """N rows of dx: gradients of the sums times W_ih."""
     stride = panels.slots * panels.slot
     tiles.product(
         e, n, e.ptr(dsums), stride, panels.gates, panels.slot, panels.H,

@@ -47,7 +47,7 @@ def features() -> set[str]:
     """Processor features Numba compiles for: the host's, unless NUMBA_CPU_NAME or NUMBA_CPU_FEATURES say otherwise."""
     if config.CPU_FEATURES is not None:
         return {f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+")}
-    if config.CPU_NAME is not None and config.CPU_NAME != llvmlite.binding.get_host_cpu_name():
+    if config.CPU_NAME is not None and llvmlite.binding.get_host_cpu_name() != config.CPU_NAME:
         return set()  # what another processor has isn't known here: take what every one has
     return {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
 
@@ -104,3 +104,16 @@ def accumulators(lanes: type[Lanes]) -> int:
     if lanes is V512 or (lanes is V128 and _ARM):
         return 24
     return 8
+
+
+def processor() -> str:
+    """The processor Numba compiles for."""
+    return str(config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
+
+
+def describe() -> str:
+    """The current width, and whether it was asked for."""
+    bits = BITS[_current]
+    text = f"{bits} bits" if bits else "none: plain numbers"
+    text += ", fused multiply-add" if HAS_FMA else ""
+    return text + (" (NBRNN_VECTORS)" if os.environ.get("NBRNN_VECTORS") else "")

@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     end: Any
 
 
-def sizes(cell: type[Cell], W: int, I: Any, H: Any, K: Any) -> Sizes:  # noqa: E741
+def sizes(cell: type[Cell], W: int, I: Any, H: Any, K: Any) -> Sizes:
     """The sizes of a cell for vectors of W numbers."""
     U = block_vectors(cell) * W
     J = (H + (U - 1)) // U
@@ -62,7 +62,7 @@ def block_vectors(cell: type[Cell]) -> int:
 
 
 def padded(n: Any, to: int) -> Any:
-    """n rounded up to a multiple."""
+    """N rounded up to a multiple."""
     return (n + (to - 1)) // to * to
 
 
@@ -74,7 +74,7 @@ def vector_numbers(lanes: type[Lanes], dtype: np.dtype[Any]) -> int:
 Weights = Mapping[str, NDArray[Any]]
 
 
-def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:  # noqa: E741
+def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
     """The network of one layer and direction for ``step``, from torch-shaped weights.
 
     ``weights`` has weight_ih (G*H, I), weight_hh (G*H, K) and, where there are any, bias_ih, bias_hh (G*H,) and
@@ -91,7 +91,7 @@ def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int,
     return _net(cell, w, lanes, I, H, K)
 
 
-def pack_backward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:  # noqa: E741
+def pack_backward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
     """The network for ``carry`` and ``unproject``: what leads gradients from the sums to the h before the step."""
     w_hh = weights["weight_hh"]
     W = vector_numbers(lanes, w_hh.dtype)
@@ -111,7 +111,7 @@ def pack_input(cell: type[Cell], lanes: type[Lanes], weight_ih: NDArray[Any], H:
     return w
 
 
-def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, K: int) -> Any:  # noqa: E741
+def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, K: int) -> Any:
     w.flags.writeable = False
     return net_class(cell)(w, lanes(), I, H, K)
 

@@ -93,7 +93,7 @@ def _copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
 @primitive
 def copy_row(e, net, to, source, n):
     """``to[k] = source[k]`` for k < n."""
-    _copy(e, e.ptr(to), e.int(e.W), e.ptr(source), n)
+    _copy(e, e.ptr(to), e.integer(e.W), e.ptr(source), n)
 
 
 @primitive

@@ -31,12 +31,12 @@ def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
 
 
 def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
-    return saved + (row * cell.slots() + slot) * z.Hp
+    return saved + z.Hp * (row * cell.slots() + slot)
 
 
 @primitive
 def step(e, net, n, xs, h, h_new, c, m, saved):
-    """n rows of one step: sums, activations, new state, all while the sums are in registers."""
+    """N rows of one step: sums, activations, new state, all while the sums are in registers."""
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), len(cell.state) - 1
     xs, h, c, w = e.ptr(xs), e.ptr(h), e.ptr(c), net.w
@@ -46,7 +46,7 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
     elif keep is None:
         out, out_stride = e.ptr(m), z.Hp
     else:
-        out, out_stride = _slot(keep, cell, z, e.int(0), cell.slots() - 2), z.Hp * cell.slots()
+        out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slots() - 2), z.Hp * cell.slots()
 
     def block(j: Int) -> None:
         bias = w + (z.bias + j * (S * z.U))
@@ -56,7 +56,9 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
         def tile(i: Int, size: int) -> None:
             start = [bias.load(q * e.W) for q in range(S * blocks)]
             sums = [list(start) for _ in range(size)]
-            given = accumulate([s[: G * blocks] for s in sums], [xs.address_at(i + r) for r in range(size)], from_x, net.I)
+            given = accumulate(
+                [s[: G * blocks] for s in sums], [xs.address_at(i + r) for r in range(size)], from_x, net.I
+            )
             sums = [g + s[G * blocks :] for g, s in zip(given, sums, strict=True)]
             split = (S - G) * blocks
             given = accumulate([s[split:] for s in sums], [h + (i + r) * z.Kp for r in range(size)], from_h, net.K)
@@ -90,14 +92,14 @@ def project(e, net, n, m, saved, h_new):
     if saved is None:
         source, stride = e.ptr(m), z.Hp
     else:
-        source, stride = _slot(e.ptr(saved), cell, z, e.int(0), cell.slots() - 2), z.Hp * cell.slots()
-    one, zero = e.int(1), e.int(0)
+        source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slots() - 2), z.Hp * cell.slots()
+    one, zero = e.integer(1), e.integer(0)
     product(e, n, source, stride, one, zero, net.H, net.w + z.projection, net.K, e.ptr(h_new), z.Kp, add=False)
 
 
 @primitive
 def unproject(e, net, n, dh, saved, dm):
-    """dm = dh W_hr, keeping dh for the gradient of W_hr; nothing for a cell without projection."""
+    """Dm = dh W_hr, keeping dh for the gradient of W_hr; nothing for a cell without projection."""
     cell, z = _known(e, net)
     if not cell.projected:
         return
@@ -109,13 +111,14 @@ def unproject(e, net, n, dh, saved, dm):
 
     e.each(n, keep)
     panels = net.w + z.Kp * (net.H * len(cell.gates))
-    product(e, n, dh, z.Kp, e.int(1), e.int(0), net.K, panels, net.H, e.ptr(dm), z.Mp, add=False)
+    product(e, n, dh, z.Kp, e.integer(1), e.integer(0), net.K, panels, net.H, e.ptr(dm), z.Mp, add=False)
 
 
 @primitive
 def cell_backward(e, net, n, dh, dm, dc, saved):
     """From dh (or dm) and dc after the step to the gradients of the sums, in place of the values saved; dh and dc
-    become those before the step, as far as they go there directly."""
+    become those before the step, as far as they go there directly.
+    """
     cell, z = _known(e, net)
     E = len(cell.state) - 1
     dh, stride = (e.ptr(dm), z.Mp) if cell.projected else (e.ptr(dh), z.Kp)
@@ -143,11 +146,11 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
 
 @primitive
 def carry(e, net, n, saved, dh):
-    """dh (+)= gradients of the sums times W_hh: the way back to the h before the step."""
+    """Dh (+)= gradients of the sums times W_hh: the way back to the h before the step."""
     cell, z = _known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
-    first = _slot(e.ptr(saved), cell, z, e.int(0), sums - gates)
+    first = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
     product(
-        e, n, first, z.Hp * cell.slots(), e.int(gates), z.Hp, net.H,
+        e, n, first, z.Hp * cell.slots(), e.integer(gates), z.Hp, net.H,
         net.w, net.K, e.ptr(dh), z.Kp, add=not cell.projected,
     )  # fmt: skip

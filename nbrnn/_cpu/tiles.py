@@ -26,7 +26,7 @@ def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
 
 def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
     """Cover rows 0..n by tiles: ``body(first row, number of rows)``."""
-    start = n.e.int(0)
+    start = n.e.integer(0)
     for size in sizes:
         count = (n - start) // size
         n.e.each(count, lambda q, size=size, start=start: body(start + q * size, size))  # type: ignore[misc]

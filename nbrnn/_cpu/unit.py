@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, types, typeof
+from numba import from_dtype, typeof, types
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .._kernel import compiled
+from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros
 from .._nets import net_class
 from . import backward as _backward
@@ -20,9 +20,9 @@ from . import forward as _forward
 from . import gradients as _gradients
 from . import isa, packing
 from .schedule import When
+from .tiles import NV
 
 Array = NDArray[Any]
-
 
 # Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
 
@@ -49,7 +49,7 @@ def _net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) ->
     return _tuple(net_class(cell), weights, typeof(lanes()), types.int64, types.int64, types.int64)
 
 
-@functools.cache
+@cached
 def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool) -> Callable[..., None]:
     """The compiled ``forward`` that keeps what ``backward`` needs, or the one that doesn't."""
     x, state, work = _any(dtype, 3), _any(dtype, 2, False), _own(dtype, 2)
@@ -61,7 +61,7 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
     )  # fmt: skip
 
 
-@functools.cache
+@cached
 def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``backward``."""
     state, work = _any(dtype, 2, False), _own(dtype, 2)
@@ -71,7 +71,7 @@ def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lane
     )
 
 
-@functools.cache
+@cached
 def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``gradients``: the same for all cells."""
     x, work = _any(dtype, 3), _own(dtype, 2)
@@ -87,7 +87,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     )
 
 
-@functools.cache
+@cached
 def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The compiled ``dropout``."""
     word = types.uint64
@@ -171,7 +171,7 @@ class Unit:
     ) -> None:
         """See ``_cpu.gradients.gradients``; dx must be contiguous in its inner axis."""
         z, chunk = self.sizes, _gradients.CHUNK
-        block = packing.NV * z.W
+        block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
         work = _gradients.Work(
             aligned((4, chunk), np.int64), aligned((chunk, packing.padded(self.I, block)), self.dtype),
@@ -184,11 +184,13 @@ class Unit:
 
     def new_totals(self) -> Any:
         """Zeros to sum the gradients of the weights in."""
-        z, block = self.sizes, packing.NV * self.sizes.W
+        z, block = self.sizes, NV * self.sizes.W
         gates = len(self.cell.gates) * z.Hp
         projected = (packing.padded(self.K, z.W), z.Mp) if self.cell.projected else (0, 0)
         return _gradients.Totals(
-            *(aligned_zeros(s, self.dtype) for s in ((gates, packing.padded(self.I, block)), (gates, z.Kp), projected)),
+            aligned_zeros((gates, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((gates, z.Kp), self.dtype),
+            aligned_zeros(projected, self.dtype),
             aligned_zeros((self.cell.sums() * z.Hp,), self.dtype),
         )
 
@@ -210,7 +212,7 @@ def writeable(y: Array) -> Array:
 
 
 def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, directions: int, t0: int) -> Array:
-    """x (steps, B, D * n) with numbers dropped with probability p, scaled by 1 / (1 - p)."""
+    """X (steps, B, D * n) with numbers dropped with probability p, scaled by 1 / (1 - p)."""
     y = np.empty(x.shape, x.dtype)
     n = x.shape[2] // directions
     scale = x.dtype.type(0 if p == 1 else 1 / (1 - p))

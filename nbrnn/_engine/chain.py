@@ -29,7 +29,7 @@ class Drop:
     key: tuple[int, int]
 
     def __call__(self, x: Array, layer: int, directions: int, t0: int) -> Array:
-        """x (steps, B, D * K), which ``layer`` hands on."""
+        """X (steps, B, D * K), which ``layer`` hands on."""
         return dropout(x, self.p, self.key, 0, layer, directions, t0)
 
 
@@ -86,7 +86,7 @@ class Chain:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
         if len(self.units) == 1:
             return max(1, batch.steps)
-        return max(1, 2**18 // max(1, batch.size * max(u.K for u in self.units)))
+        return max(1, int(2**18 // max(1, batch.size * max(u.K for u in self.units))))
 
     def record(
         self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array], drop: Drop | None, every: int | None

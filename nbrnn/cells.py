@@ -1,0 +1,165 @@
+"""Single steps: RNNCell, GRUCell and LSTMCell, with torch's signatures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _check, layers
+from .module import Gradients, Parametric, Seed, Tape
+from .recurrent import Recurrent, RecurrentTape
+
+Array = NDArray[Any]
+
+
+class RecurrentCell(Parametric):
+    """What RNNCell, GRUCell and LSTMCell share: a layer that is run for one step."""
+
+    def __init__(self, config: dict[str, Any], layer: Recurrent) -> None:
+        super().__init__(config)
+        self._layer = layer
+        self._rng, self._parameters = layer._rng, layer._parameters
+        self.input_size, self.hidden_size, self.bias = layer.input_size, layer.hidden_size, layer.bias
+        self.dtype = layer.dtype
+
+    def _lift(self, x: Any, state: Any) -> tuple[Array, Any]:
+        """X and state as of a layer, for one step."""
+        x = _check.array(x, "x", self.dtype)
+        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+            raise ValueError(f"x must have shape (B, {self.input_size}), or ({self.input_size},), got {x.shape}")
+        return x[None], self._lift_state(state, "state", x.shape[:-1])
+
+    def _lift_state(self, state: Any, name: str, batch: tuple[int, ...]) -> Any:
+        def lift(part: Any, label: str) -> Any:
+            if not isinstance(part, np.ndarray):
+                return part  # the layer says what is wrong
+            _check.shape(part, label, (*batch, self.hidden_size))
+            return part[None]
+
+        if isinstance(state, tuple | list) and len(state) == 2:
+            return tuple(lift(part, f"{name} {label}") for part, label in zip(state, ("h", "c"), strict=True))
+        return lift(state, name)
+
+    def __call__(self, x: Array, state: Any = None) -> Any:
+        """One step.
+
+        Parameters
+        ----------
+        x : ndarray, shape (B, I) or (I,)
+        state : ndarray h, or pair (h, c) for the LSTM, optional
+            Of shape (B, H) or (H,); None stands for zeros.
+
+        Returns
+        -------
+        state : as the argument
+            After the step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the layers.
+        """
+        return _first(self._layer(*self._lift(x, state))[1])
+
+    def forward(self, x: Array, state: Any = None) -> tuple[Any, Tape]:
+        """One step, and a tape for ``backward``; x must not be changed before that."""
+        _, after, tape = self._layer.forward(*self._lift(x, state))
+        return _first(after), tape
+
+    def backward(self, tape: Tape, dstate: Any = None, retain: bool = False) -> Gradients:
+        """Gradients from that for the state after the step: for x, the state before, and the parameters."""
+        batch = tape.x_shape[1:-1] if isinstance(tape, RecurrentTape) else ()
+        grads = self._layer.backward(tape, None, self._lift_state(dstate, "dstate", batch), retain)
+        return Gradients(None if grads.x is None else grads.x[0], _first(grads.state), grads.params, grads.flat)
+
+    def _describe(self) -> list[str]:
+        return self._layer._describe()
+
+
+def _first(state: Any) -> Any:
+    """The state of the only layer."""
+    return tuple(part[0] for part in state) if isinstance(state, tuple) else state[0]
+
+
+class _RNN(layers.RNN):
+    def _suffixes(self) -> list[str]:
+        return [""]
+
+
+class _GRU(layers.GRU):
+    def _suffixes(self) -> list[str]:
+        return [""]
+
+
+class _LSTM(layers.LSTM):
+    def _suffixes(self) -> list[str]:
+        return [""]
+
+
+class RNNCell(RecurrentCell):
+    """One step of a plain recurrent layer: h' = act(W_ih x + b_ih + W_hh h + b_hh).
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    bias : bool
+    nonlinearity : "tanh" or "relu"
+    dtype : float32 or float64
+    rng : numpy.random.Generator, seed or None
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> cell = nbrnn.RNNCell(3, 5, rng=0)
+    >>> h = None
+    >>> for x in np.ones((7, 2, 3), np.float32):
+    ...     h = cell(x, h)
+    >>> h.shape
+    (2, 5)
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *,
+        dtype: DTypeLike = np.float32, rng: Seed = None,
+    ) -> None:  # fmt: skip
+        config = dict(locals())
+        super().__init__(
+            config, _RNN(input_size, hidden_size, nonlinearity=nonlinearity, bias=bias, dtype=dtype, rng=rng)
+        )
+
+
+class GRUCell(RecurrentCell):
+    """One step of a GRU; parameters as for ``RNNCell``.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> cell = nbrnn.GRUCell(3, 5, rng=0)
+    >>> cell(np.ones((2, 3), np.float32)).shape
+    (2, 5)
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike = np.float32, rng: Seed = None
+    ) -> None:
+        super().__init__(dict(locals()), _GRU(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))
+
+
+class LSTMCell(RecurrentCell):
+    """One step of an LSTM: ``h, c = cell(x, (h, c))``; parameters as for ``RNNCell``.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> cell = nbrnn.LSTMCell(3, 5, rng=0)
+    >>> h, c = cell(np.ones((2, 3), np.float32))
+    >>> h.shape, c.shape
+    ((2, 5), (2, 5))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike = np.float32, rng: Seed = None
+    ) -> None:
+        super().__init__(dict(locals()), _LSTM(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))

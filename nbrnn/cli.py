@@ -1,0 +1,65 @@
+"""The command ``nbrnn``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = argparse.ArgumentParser(prog="nbrnn", description="Recurrent networks for NumPy, SciPy and Numba.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    demo = commands.add_parser("demo", help="forecast a real series")
+    demo.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("nbrnn_demo.png"), help="where to save the picture"
+    )
+    demo.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    commands.add_parser("info", help="versions and what this machine offers")
+    given = parser.parse_args(arguments)
+    if given.command == "demo":
+        from . import demo as demonstration
+
+        demonstration.run(given.output, progress=not given.no_progress)
+    else:
+        print(info())
+    return 0
+
+
+def info() -> str:
+    """Versions, vector width, threads, cache folder, CUDA: a line each."""
+    import llvmlite
+    import numba
+    import numpy as np
+    import scipy
+
+    from ._cpu import forward, isa
+    from ._version import __version__
+
+    cache = getattr(forward.forward, "_cache", None)
+    lines = {
+        "nbrnn": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "numba": f"{numba.__version__} (llvmlite {llvmlite.__version__})",
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "processor": isa.processor(),
+        "vectors": isa.describe(),
+        "threads": f"{numba.config.NUMBA_NUM_THREADS} for Numba, {os.cpu_count()} processors; nbrnn itself uses one",
+        "cache": str(getattr(cache, "cache_path", "none: compiles anew in each process")),
+        "cuda": _cuda(),
+    }
+    return "\n".join(f"{name:10s} {text}" for name, text in lines.items())
+
+
+def _cuda() -> str:
+    return "not supported by this version"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Networks of layers: Sequential.
+
+All parts of a network follow one protocol, that of the recurrent layers::
+
+    y, state = part(x, state=None, lengths=None)
+    y, state, tape = part.forward(x, state=None, lengths=None, rng=None)
+    grads = part.backward(tape, dy=None, dstate=None)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._params import Parameters
+from .module import Gradients, Module, Seed, Tape
+from .pointwise import Pointwise
+from .recurrent import Recurrent
+
+Array = NDArray[Any]
+
+
+class Sequential(Module):
+    """Parts one after another.
+
+    The parts' parameters become views of one vector, ``flat``; they go on working by themselves, but none can be
+    part of two networks.  A state is a tuple with an entry for each part, None where it has none.
+
+    Parameters
+    ----------
+    *parts : Module
+        Of one dtype; the recurrent ones all with the same ``batch_first``, which then is that of the network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A part isn't one, or doesn't go with the others.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> net = nbrnn.Sequential(nbrnn.GRU(3, 5, rng=0), nbrnn.Linear(5, 2, rng=1))
+    >>> y, state = net(np.ones((7, 2, 3), np.float32))
+    >>> y.shape, state[0].shape, state[1]
+    ((7, 2, 2), (1, 2, 5), None)
+    >>> list(net.params)[-1], net.flat.shape
+    ('1.bias', (162,))
+    """
+
+    def __init__(self, *parts: Module) -> None:
+        super().__init__({})
+        for q, part in enumerate(parts):
+            if not isinstance(part, Module):
+                raise TypeError(f"part {q} must be a layer or a network, got {type(part).__name__}")
+        if not parts:
+            raise ValueError("a network must have at least one part, got none")
+        axes = {p.batch_first for p in parts if isinstance(p, Recurrent | Sequential) and p.batch_first is not None}
+        if len(axes) > 1:
+            raise ValueError("batch_first must be the same for all parts, got both")
+        #: As of the recurrent parts; None where there are none.
+        self.batch_first: bool | None = axes.pop() if axes else None
+        self._parts = parts
+        self._parameters = Parameters.join({str(q): part._parameters for q, part in enumerate(parts)})
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: int) -> Module:
+        return self._parts[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._parts)
+
+    def _states(self, state: Any, name: str) -> tuple[Any, ...]:
+        if state is None:
+            return (None,) * len(self._parts)
+        if not isinstance(state, tuple | list):
+            raise TypeError(f"{name} must be a tuple with an entry for each part, got {type(state).__name__}")
+        if len(state) != len(self._parts):
+            raise ValueError(f"{name} must have {len(self._parts)} entries, one for each part, got {len(state)}")
+        return tuple(state)
+
+    def _turn(self, part: Module, a: Any) -> Any:
+        """Parts without state are time-major: turn what passes to and from them."""
+        return (
+            a.swapaxes(0, 1)
+            if self.batch_first and isinstance(part, Pointwise) and a is not None and a.ndim == 3
+            else a
+        )
+
+    def __call__(
+        self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """Run the network for inference.
+
+        Parameters
+        ----------
+        x : ndarray
+            As the first part takes it.
+        state : tuple, optional
+            An entry for each part; None stands for zeros.
+        lengths, resets : array_like, optional
+            As for the recurrent layers; y past a sequence's end is 0.
+
+        Returns
+        -------
+        y : ndarray
+        state : tuple
+        """
+        states = []
+        for part, given in zip(self._parts, self._states(state, "state"), strict=True):
+            cuts = {} if isinstance(part, Pointwise) else {"resets": resets}
+            y, after = part(self._turn(part, x), given, lengths, **cuts)
+            x = self._turn(part, y)
+            states.append(after)
+        return x, tuple(states)
+
+    def forward(
+        self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None, rng: Seed = None,
+        checkpoint: int | str | None = None,
+    ) -> tuple[Array, tuple[Any, ...], Tape]:  # fmt: skip
+        """Run the network for training: (y, state, tape).  ``checkpoint`` is passed to the recurrent parts.
+
+        All that is drawn for dropout comes from ``rng``, or else from each part's own generator.
+        """
+        rng = None if rng is None else self._generator(rng)
+        states, tapes = [], []
+        for part, given in zip(self._parts, self._states(state, "state"), strict=True):
+            more = {} if isinstance(part, Pointwise) else {"resets": resets, "checkpoint": checkpoint}
+            y, after, tape = part.forward(self._turn(part, x), given, lengths, rng=rng, **more)
+            x = self._turn(part, y)
+            states.append(after)
+            tapes.append(tape)
+        return x, tuple(states), SequentialTape(self, tapes)
+
+    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
+        """Gradients from dy and dstate, as of the parts; ``grads.state`` has an entry for each part."""
+        if not isinstance(tape, SequentialTape):
+            raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
+        self._check_dstate(tape, dstate)
+        given = self._states(dstate, "dstate")
+        flat = np.zeros(self._parameters.size, self._parameters.dtype)
+        states: list[Any] = []
+        end = flat.size
+        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
+            grads = part.backward(own, self._turn(part, dy), after, retain)
+            dy = self._turn(part, grads.x)
+            states.insert(0, grads.state)
+            flat[end - grads.flat.size : end] = grads.flat
+            end -= grads.flat.size
+        if not retain:
+            tape._consume()
+        return Gradients(dy, tuple(states), self._parameters.views_of(flat), flat)
+
+    def _check_dstate(self, tape: Any, dstate: Any) -> None:
+        """Everything that could be wrong, before any part's tape is used up."""
+        tape._check(self)
+        for part, own, given in zip(self._parts, tape.tapes, self._states(dstate, "dstate"), strict=True):
+            own._check(part)
+            part._check_dstate(own, given)
+
+    def __reduce__(self) -> Any:
+        return Sequential, self._parts
+
+    def __repr__(self) -> str:
+        inner = "".join(f"\n  {q}: {part!r}" for q, part in enumerate(self._parts))
+        return f"<Sequential: {self._parameters.size:,} parameters>{inner}"
+
+
+class SequentialTape(Tape):
+    """What ``forward`` of a Sequential leaves for ``backward``."""
+
+    def __init__(self, module: Module, tapes: list[Tape]) -> None:
+        super().__init__(module)
+        self.tapes = tapes
+
+    def _release(self) -> None:
+        del self.tapes

@@ -1,0 +1,420 @@
+"""What all recurrent layers share: arguments, calls, tapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _cells, _check
+from ._cpu import isa
+from ._engine.batch import Batch
+from ._engine.chain import Drop
+from ._engine.stack import Record, Stack
+from ._memory import demand
+from ._params import Parameters
+from .module import Gradients, Module, Seed, Tape
+from .stream import Stream
+
+Array = NDArray[Any]
+State = Array | tuple[Array, Array] | None
+
+
+@dataclasses.dataclass
+class _Call:
+    """The arguments of one call, checked, time-major."""
+
+    x: Array
+    h: Array  # (L * D, B, K), ours to change
+    c: Array  # (L * D, B, E * H)
+    batch: Batch
+    batched: bool
+
+
+class Recurrent(Module):
+    """What RNN, GRU and LSTM share; see there."""
+
+    _cell: type[_cells.Cell]
+
+    def __init__(
+        self, cell: type[_cells.Cell], config: Mapping[str, Any], input_size: int, hidden_size: int, num_layers: int,
+        bias: bool, batch_first: bool, dropout: float, bidirectional: bool, proj_size: int, dtype: DTypeLike, rng: Seed,
+    ) -> None:  # fmt: skip
+        super().__init__(config, rng)
+        self._cell = cell
+        self.input_size = _check.size(input_size, "input_size")
+        self.hidden_size = _check.size(hidden_size, "hidden_size")
+        self.num_layers = _check.size(num_layers, "num_layers")
+        self.bias = _check.flag(bias, "bias")
+        self.batch_first = _check.flag(batch_first, "batch_first")
+        self.dropout = _check.number(dropout, "dropout", 0, 1)
+        self.bidirectional = _check.flag(bidirectional, "bidirectional")
+        self.proj_size = proj_size
+        self.dtype = _check.float_dtype(dtype)
+        shapes = self._shapes()
+        demand(type(self).__name__, parameters=((sum(math.prod(s) for s in shapes.values()),), self.dtype))
+        self._parameters = Parameters(shapes, self.dtype)
+        bound = 1 / math.sqrt(self.hidden_size)
+        self.flat = self._rng.uniform(-bound, bound, self._parameters.size)
+        self._packed: tuple[Any, Stack] | None = None
+
+    # Sizes, as the public face names them
+
+    @property
+    def _D(self) -> int:  # noqa: N802
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _K(self) -> int:  # noqa: N802
+        return self.proj_size or self.hidden_size
+
+    @property
+    def _E(self) -> int:  # noqa: N802
+        return len(self._cell.state) - 1
+
+    def _suffixes(self) -> list[str]:
+        """What the names of the parameters of each layer and direction end in."""
+        return [f"_l{layer}{way}" for layer in range(self.num_layers) for way in ("", "_reverse")[: self._D]]
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters, in torch's order."""
+        rows = len(self._cell.gates) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for unit, name in enumerate(self._suffixes()):
+            shapes["weight_ih" + name] = (rows, self.input_size if unit < self._D else self._D * self._K)
+            shapes["weight_hh" + name] = (rows, self._K)
+            if self.bias:
+                shapes["bias_ih" + name] = shapes["bias_hh" + name] = (rows,)
+            if self.proj_size:
+                shapes["weight_hr" + name] = (self.proj_size, self.hidden_size)
+        return shapes
+
+    def _by_unit(self, arrays: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+        """Arrays named as the parameters, apart for each layer and direction, without the suffix."""
+        kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias + ["weight_hr"] * bool(self.proj_size)
+        return [{kind: arrays[kind + name] for kind in kinds} for name in self._suffixes()]
+
+    def _stack(self) -> Stack:
+        """The network with its weights packed, as of now."""
+        key = (self._parameters.version, isa.current())
+        if self._packed is None or self._packed[0] != key:
+            views = {name: np.asarray(a) for name, a in self.params.items()}
+            self._packed = (key, Stack(self._cell, self._by_unit(views), self._D))
+        return self._packed[1]
+
+    # Arguments
+
+    def _y_shape(self, steps: int, batch: int, batched: bool) -> tuple[int, ...]:
+        features = self._D * self._K
+        if not batched:
+            return (steps, features)
+        return (batch, steps, features) if self.batch_first else (steps, batch, features)
+
+    def _major(self, a: Array, batched: bool) -> Array:
+        """(T, B, ...) from the user's axes, or the other way round: a view."""
+        if not batched:
+            return a[:, None] if a.ndim == 2 else a[:, 0]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def _states(self, state: Any, name: str, batch: int, batched: bool, gradient: bool = False) -> tuple[Array, Array]:
+        """(h, c) of our own, (L * D, B, K) and (L * D, B, E * H), from what the user gave; None stands for zeros."""
+        units, E = self.num_layers * self._D, self._E
+        h = np.zeros((units, batch, self._K), self.dtype)
+        c = np.zeros((units, batch, E * self.hidden_size), self.dtype)
+        if state is None:
+            return h, c
+        given = (state,)
+        if E:
+            if not isinstance(state, tuple | list) or len(state) != 2:
+                got = f"{len(state)} of them" if isinstance(state, tuple | list) else type(state).__name__
+                raise ValueError(f"{name} must be a pair (h, c), got {got}")
+            given = tuple(state)
+        elif isinstance(state, tuple | list):
+            raise TypeError(f"{name} must be one array, h; got a {type(state).__name__} of {len(state)}")
+        for part, to, label in zip(given, (h, c), ("h", "c"), strict=False):
+            if part is None and gradient:
+                continue
+            label = f"{name} {label}" if E else name
+            array = _check.array(part, label, self.dtype)
+            _check.shape(array, label, to.shape if batched else (units, to.shape[2]))
+            to[...] = array if batched else array[:, None]
+        return h, c
+
+    def _user_state(self, h: Array, c: Array, batched: bool) -> Any:
+        if not batched:
+            h, c = h[:, 0], c[:, 0]
+        return (h, c) if self._E else h
+
+    def _check_call(self, x: Any, state: Any, lengths: Any, resets: Any) -> _Call:
+        x = _check.array(x, "x", self.dtype)
+        batched = x.ndim != 2
+        axes: tuple[int | str, ...] = ("T", self.input_size)
+        if batched:
+            axes = ("B", "T", self.input_size) if self.batch_first else ("T", "B", self.input_size)
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            expected = ", ".join(map(str, axes))
+            raise ValueError(f"x must have shape ({expected}), or (T, {self.input_size}) unbatched, got {x.shape}")
+        x = self._major(x, batched)
+        steps, size = x.shape[:2]
+        if lengths is not None:
+            if not batched:
+                raise ValueError("lengths must be None where x is unbatched: cut x to the length instead")
+            lengths = _check.lengths(lengths, size, steps)
+        if resets is not None:
+            wanted = ((size, steps) if self.batch_first else (steps, size)) if batched else (steps,)
+            resets = _check.mask(resets, "resets", wanted)
+            resets = resets[:, None] if not batched else resets.T if self.batch_first else resets
+        return _Call(x, *self._states(state, "state", size, batched), Batch.of(steps, size, lengths, resets), batched)
+
+    # What users call
+
+    def __call__(
+        self, x: Array, state: State = None, lengths: Any = None, resets: Any = None, out: Array | None = None
+    ) -> tuple[Array, Any]:
+        """Run the layer for inference: nothing is dropped, nothing is kept.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) unbatched
+            Of the layer's dtype; any strides, read-only or not.  T = 0 and B = 0 are valid.
+        state : ndarray, or pair of ndarrays for the LSTM, optional
+            h of shape (L*D, B, K), c of shape (L*D, B, H), layer-major, then direction; without B for unbatched x.
+            None stands for zeros.
+        lengths : array_like of int, shape (B,), optional
+            Steps of each sequence, 0..T, in any order.  What lies past a sequence's end has no influence, not even
+            NaN; y there is exactly 0.  The reverse direction begins at a sequence's own last step; the final state
+            is that after a sequence's own last step, or the initial state for length 0.
+        resets : array_like of bool, shape (T, B), or (B, T) with ``batch_first``, or (T,) unbatched, optional
+            ``resets[t, b]`` cuts sequence b between its steps t-1 and t, in every layer and both directions: the
+            forward direction starts step t, and the reverse direction step t-1, from zero state.  ``resets[0]``
+            discards the initial state of the forward direction.
+        out : ndarray, optional
+            Where y is written: of y's shape and dtype, not overlapping x or state.
+
+        Returns
+        -------
+        y : ndarray, shape (T, B, D*K), or (B, T, D*K) with ``batch_first``, or (T, D*K) unbatched
+            Outputs of the last layer, forward direction first.
+        state : as the argument
+            The state after the last step of each sequence; aliases nothing.
+
+        Raises
+        ------
+        TypeError
+            An argument is of the wrong kind or dtype.
+        ValueError
+            An argument has the wrong shape or values.
+        MemoryError
+            The result doesn't fit in this machine's memory.
+
+        Examples
+        --------
+        >>> import numpy as np, nbrnn
+        >>> layer = nbrnn.GRU(3, 5, rng=0)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> y, h = layer(x, lengths=[7, 4])
+        >>> y.shape, h.shape
+        ((7, 2, 5), (1, 2, 5))
+        >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
+        True
+        """
+        call = self._check_call(x, state, lengths, resets)
+        shape = self._y_shape(call.x.shape[0], call.x.shape[1], call.batched)
+        if out is None:
+            demand(f"{type(self).__name__} for x of shape {np.shape(x)}", y=(shape, self.dtype))
+            y = np.empty(shape, self.dtype)
+        else:
+            states = state if isinstance(state, tuple | list) else (state,)
+            y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
+        self._stack().infer(call.batch, call.x, self._major(y, call.batched), list(call.h), list(call.c))
+        return y if out is None else out, self._user_state(call.h, call.c, call.batched)
+
+    def forward(
+        self, x: Array, state: State = None, lengths: Any = None, resets: Any = None, rng: Seed = None,
+        checkpoint: int | str | None = None,
+    ) -> tuple[Array, Any, Tape]:  # fmt: skip
+        """Run the layer for training: applies the dropout that is set, and keeps what ``backward`` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, resets
+            As in a call.  x must not be changed before ``backward``: the tape refers to it.
+        rng : numpy.random.Generator, seed or None
+            Where the key of the dropout comes from; None: the layer's own generator.  Not touched without dropout.
+        checkpoint : int or "sqrt", optional
+            Keep only the states every so many steps, and compute the rest again in ``backward``: less memory, about
+            a third more time.  "sqrt" stands for the ceiling of the square root of T.  The layers between of a
+            unidirectional stack are computed again as well; those of a bidirectional one are kept.
+
+        Returns
+        -------
+        y : ndarray
+            As in a call; read-only, since the tape refers to it.
+        state
+            As in a call.
+        tape : Tape
+            For one ``backward``.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As in a call.
+
+        Examples
+        --------
+        >>> import numpy as np, nbrnn
+        >>> layer = nbrnn.LSTM(3, 5, rng=0)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> y, (h, c), tape = layer.forward(x)
+        >>> grads = layer.backward(tape, dy=2 * y)     # of the loss (y ** 2).sum()
+        >>> grads.x.shape, grads.params["weight_ih_l0"].shape, grads.flat.shape
+        ((7, 2, 3), (20, 3), (200,))
+        """
+        call = self._check_call(x, state, lengths, resets)
+        every = self._every(checkpoint, call.batch.steps)
+        drop = None
+        if self.dropout > 0 and self.num_layers > 1:
+            low, high = self._generator(rng).integers(0, 2**32, 2)
+            drop = Drop(self.dropout, (int(low), int(high)))
+        steps, size = call.x.shape[:2]
+        shape = self._y_shape(steps, size, call.batched)
+        stack = self._stack()
+        kept = min(every or steps, steps)
+        demand(
+            f"{type(self).__name__}.forward for x of shape {np.shape(x)}", y=(shape, self.dtype),
+            tape=((len(stack.units), kept * size, stack.units[0].saved_shape(1)[1]), self.dtype),
+        )  # fmt: skip
+        base = np.empty(shape, self.dtype)
+        record = stack.record(
+            call.batch, call.x, self._major(base, call.batched), list(call.h), list(call.c), drop, every
+        )
+        base.flags.writeable = False
+        tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
+        return base.view(), self._user_state(call.h, call.c, call.batched), tape
+
+    @staticmethod
+    def _every(checkpoint: Any, steps: int) -> int | None:
+        if checkpoint is None:
+            return None
+        if isinstance(checkpoint, str):
+            _check.choice(checkpoint, "checkpoint", ("sqrt",))
+            return max(1, math.isqrt(max(0, steps - 1)) + 1)
+        return _check.size(checkpoint, "checkpoint")
+
+    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
+        """Backpropagation through time, exact.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``forward`` of this layer, with the parameters unchanged since.
+        dy : ndarray, shape of y, optional
+            Gradient of the loss for y; None stands for zero.  What lies past a sequence's end is ignored.
+        dstate : as state, optional
+            Gradient for the final state; None, for all or for one of the pair (h, c), stands for zero.
+        retain : bool
+            Leave the tape usable for another ``backward`` (costs a copy of what it keeps).
+
+        Returns
+        -------
+        Gradients
+            ``x`` (shape of x; 0 past a sequence's end), ``state`` (for the initial state), ``params``, ``flat``.
+
+        Raises
+        ------
+        RuntimeError
+            The tape has been used, or the parameters have changed since.
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype; the tape stays usable.
+        """
+        if not isinstance(tape, RecurrentTape):
+            raise TypeError(f"tape must come from forward of this layer, got {type(tape).__name__}")
+        tape._check(self)
+        retain = _check.flag(retain, "retain")
+        record = tape.record
+        if dy is not None:
+            dy = _check.array(dy, "dy", self.dtype)
+            _check.shape(dy, "dy", tape.y_shape)
+            dy = self._major(dy, tape.batched)
+        dh, dc = self._check_dstate(tape, dstate)
+        demand(f"{type(self).__name__}.backward", dx=(tape.x_shape, self.dtype))
+        dx = (np.empty if record.batch.full else np.zeros)(tape.x_shape, self.dtype)
+        flat = np.zeros(self._parameters.size, self.dtype)
+        params = self._parameters.views_of(flat)
+        tape.stack.back(
+            record, dy, self._major(dx, tape.batched), list(dh), list(dc), self._by_unit(params), retain
+        )  # fmt: skip
+        if not retain:
+            tape._consume()
+        return Gradients(dx, self._user_state(dh, dc, tape.batched), params, flat)
+
+    def _check_dstate(self, tape: Any, dstate: Any) -> tuple[Array, Array]:
+        return self._states(dstate, "dstate", tape.record.batch.size, tape.batched, gradient=True)
+
+    def stream(self, batch_size: int | None = None) -> Stream:
+        """A stream: takes one step at a time and carries the state.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Sequences that run side by side; None: one, without an axis for it.
+
+        Returns
+        -------
+        Stream
+            A snapshot of the parameters, for one thread at a time.
+
+        Raises
+        ------
+        ValueError
+            The layer is bidirectional: its output at a step depends on all later ones.
+
+        Examples
+        --------
+        >>> import numpy as np, nbrnn
+        >>> layer = nbrnn.GRU(3, 5, rng=0)
+        >>> stream = layer.stream()
+        >>> x = np.ones((2, 3), np.float32)
+        >>> y0, y1 = stream(x[0]), stream(x[1])
+        >>> bool((y1 == layer(x)[0][1]).all())
+        True
+        """
+        if self.bidirectional:
+            raise ValueError("stream needs a layer of one direction, this one is bidirectional")
+        size = None if batch_size is None else _check.size(batch_size, "batch_size")
+        return Stream(self._stack(), self.input_size, size)
+
+    def _describe(self) -> list[str]:
+        parts = [str(self.input_size), str(self.hidden_size)]
+        for name, default in self._defaults.items():
+            value = getattr(self, name)
+            if value != default:
+                parts.append(f"{name}={value!r}")
+        return [*parts, f"dtype={self.dtype.name}"]
+
+    _defaults: ClassVar[dict[str, Any]] = {
+        "num_layers": 1,
+        "bias": True,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+    }
+
+
+class RecurrentTape(Tape):
+    """What ``forward`` of a recurrent layer leaves for ``backward``."""
+
+    def __init__(
+        self, layer: Recurrent, stack: Stack, record: Record, batched: bool, x_shape: tuple[int, ...],
+        y_shape: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        super().__init__(layer)
+        self.stack, self.record, self.batched = stack, record, batched
+        self.x_shape, self.y_shape = x_shape, y_shape
+
+    def _release(self) -> None:
+        del self.stack, self.record
