@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -103,6 +104,10 @@ class Parametric:
     def __repr__(self) -> str:
         count = self._parameters.size
         return f"<{type(self).__name__}({', '.join(self._describe())}): {count:,} parameter{'s' * (count != 1)}>"
+
+    def __copy__(self) -> Any:
+        """As deepcopy: two that share parameters or a generator would be no copies."""
+        return copy.deepcopy(self)
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self._config, np.array(self.flat), self._rng)

@@ -10,6 +10,7 @@ A cell is written once, on values that know ``+ - * /``.  Those values are
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,13 @@ def where_positive(x: Any, y: Any) -> Any:
     return x.where_positive(y) if _traced(x) else np.where(x <= 0, 0, y)
 
 
-def _overload_for_floats(function: Any, implementation: Any) -> None:
-    """Let ``function`` compile on floats inside @njit code, in the precision of its arguments."""
+# Inside @njit code: on floats, in the precision of the argument.
 
+
+def _on_floats(function: Callable[..., Any], implementation: Callable[[Any], Any]) -> None:
     @overload(function)
-    def typed(*args: Any) -> Any:
-        return implementation if all(isinstance(a, types.Float) for a in args) else None
+    def typed(x):
+        return implementation if isinstance(x, types.Float) else None
 
 
 def _sigmoid(x):
@@ -64,8 +66,14 @@ def _sigmoid(x):
     return t / (one + t) if x < 0 else one / (one + t)
 
 
-_overload_for_floats(exp, lambda x: math.exp(x))
-_overload_for_floats(tanh, lambda x: math.tanh(x))
-_overload_for_floats(sigmoid, _sigmoid)
-_overload_for_floats(relu, lambda x: type(x)(0) if x < 0 else x)
-_overload_for_floats(where_positive, lambda x, y: type(y)(0) if x <= 0 else y)
+_on_floats(exp, lambda x: math.exp(x))
+_on_floats(tanh, lambda x: math.tanh(x))
+_on_floats(sigmoid, _sigmoid)
+_on_floats(relu, lambda x: type(x)(0) if x < 0 else x)
+
+
+@overload(where_positive)
+def _where_positive(x, y):
+    if isinstance(x, types.Float) and isinstance(y, types.Float):
+        return lambda x, y: type(y)(0) if x <= 0 else y
+    return None

@@ -1,0 +1,187 @@
+"""Every array of a run placed against a page that can't be touched.
+
+    python -m tests.guard [--dtype float32] [--widths 512,256] [--kinds LSTM,GRU] [--quick]
+
+runs many shapes forward and back, with all arrays (what the user gives, what the layer returns, packed weights, tapes
+and workspaces) ending at a protected page, and again beginning behind one; and compares all results, to the bit, with
+those of a plain run.  A read or write past an end kills the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import ctypes.util
+import faulthandler
+import math
+import mmap
+import sys
+
+import numpy as np
+
+import nbrnn
+from nbrnn._cpu import isa
+from tests.cases import DTYPES, KINDS, Case
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+SIZES = [*range(1, 71), 127, 128, 129, 255, 256, 257, 499, 500, 501]
+
+
+class Arena:
+    """Pages between two protected ones."""
+
+    def __init__(self, pages):
+        self.size = pages * PAGE
+        self.memory = mmap.mmap(-1, self.size + 2 * PAGE)
+        self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) + PAGE
+        libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+        for guard in (self.start - PAGE, self.start + self.size):
+            if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), PROT_NONE):
+                raise OSError(ctypes.get_errno(), "mprotect failed")
+
+    def array(self, shape, dtype, at_end):
+        count = math.prod(shape)
+        size = count * np.dtype(dtype).itemsize
+        offset = PAGE + (self.size - size if at_end else 0)
+        return np.frombuffer(self.memory, dtype, count, offset).reshape(shape)
+
+
+class Guarded:
+    """Hands out arrays against protected pages; stands in for NumPy where the package makes arrays."""
+
+    def __init__(self):
+        self.arenas: dict[int, list[Arena]] = {}
+        self.used: dict[int, int] = {}
+        self.at_end = True
+        self.count = 0
+
+    def restart(self, at_end):
+        self.used, self.at_end = {}, at_end
+
+    def empty(self, shape, dtype):
+        shape = tuple(shape) if np.ndim(shape) else (shape,)
+        pages = -(-max(1, math.prod(shape) * np.dtype(dtype).itemsize) // PAGE)
+        pages = 1 << (pages - 1).bit_length()
+        pool, n = self.arenas.setdefault(pages, []), self.used.get(pages, 0)
+        if n == len(pool):
+            pool.append(Arena(pages))
+        self.used[pages] = n + 1
+        self.count += 1
+        array = pool[n].array(shape, dtype, self.at_end)
+        array.view(np.uint8).fill(0xFF)  # NaN: nothing may rely on memory being clean
+        return array
+
+    def zeros(self, shape, dtype):
+        array = self.empty(shape, dtype)
+        array.fill(0)
+        return array
+
+    def of(self, a):
+        if a is None:
+            return None
+        array = self.empty(a.shape, a.dtype)
+        array[...] = a
+        return array
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+@contextlib.contextmanager
+def guard_package(guarded):
+    """Let the package make its arrays with ``guarded`` inside the block."""
+    from nbrnn import _memory
+
+    before = []
+
+    def replace(module, name, value):
+        before.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("nbrnn.") and name != "nbrnn._memory":
+            for function, replacement in (("aligned", guarded.empty), ("aligned_zeros", guarded.zeros)):
+                if getattr(module, function, None) is getattr(_memory, function):
+                    replace(module, function, replacement)
+            if name in ("nbrnn.recurrent", "nbrnn._engine.stack", "nbrnn._engine.chain", "nbrnn._cpu.unit"):
+                replace(module, "np", guarded)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def results(case, out):
+    y, h, c, grads = case.train()
+    inferred, _ = case.layer(case.user(case.x), out=out, **case.arguments())
+    dh, dc = case.split(grads.state)
+    return [a for a in (y, h, c, grads.x, dh, dc, grads.flat, inferred) if a is not None]
+
+
+def shapes(quick):
+    """(I, H, B) around the sizes at which kernels change their ways."""
+    rng = np.random.default_rng(0)
+    small = lambda most: int(rng.integers(1, most))
+    for n in SIZES[:: 7 if quick else 1]:
+        yield small(20), n, small(10)
+        yield small(20), small(40), n
+        yield n, small(20), small(10)
+
+
+def sweep(kinds, dtype, widths, quick):
+    """Number of cases and of guarded arrays; raises where results differ.
+
+    The guarded runs come first: a plain run that writes where it must not could damage anything.
+    """
+    guarded, cases = Guarded(), 0
+    for width in widths:
+        for kind in kinds:
+            for q, (I, H, B) in enumerate(shapes(quick)):
+                options = dict(
+                    T=2 + q % 2, B=B, I=I, H=H, P=1 + H // 2, L=1 + (q % 5 == 0), bidirectional=q % 3 == 0,
+                    ragged=q % 2 == 0, cut=q % 4 == 1, stateful=True, seed=q, checkpoint=2 if q % 7 == 0 else None,
+                )  # fmt: skip
+                case = Case(kind, dtype, **options)
+                with isa.use(width):
+                    got = [run_guarded(case, guarded, at_end) for at_end in (True, False)]
+                    case.layer._packed = None
+                    wanted = results(case, np.empty_like(case.dy))
+                for arrays in got:
+                    cases += 1
+                    for a, b in zip(arrays, wanted, strict=True):
+                        np.testing.assert_array_equal(a, b, err_msg=f"{width} {case}")
+    return cases, guarded.count
+
+
+def run_guarded(case, guarded, at_end):
+    """Results of a case, with every array against a protected page."""
+    given = {name: getattr(case, name) for name in ("x", "dy", "h", "c", "dh", "dc", "resets")}
+    with guard_package(guarded):
+        guarded.restart(at_end)
+        for name, array in given.items():
+            setattr(case, name, guarded.of(array))
+        case.layer._packed = None
+        made = [a.copy() for a in results(case, guarded.empty(case.dy.shape, case.dtype))]
+    for name, array in given.items():
+        setattr(case, name, array)
+    return made
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dtype", default=",".join(DTYPES))
+    parser.add_argument("--widths", default=",".join(isa.WIDTHS))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    faulthandler.enable()
+    for dtype in given.dtype.split(","):
+        cases, arrays = sweep(given.kinds.split(","), dtype, given.widths.split(","), given.quick)
+        print(f"{dtype}: {cases} cases, {arrays} guarded arrays, 0 faults ({nbrnn.__file__})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The cache on disk: what is compiled when, that nothing stale is served, and that no failure of it reaches a user."""
+
+import pathlib
+import sys
+
+import pytest
+
+from tests.processes import ROOT, copy_of_package, edit, finish, run, start
+
+#: Prints a number that depends on everything, and how often a kernel came from the cache or didn't.
+SCRIPT = """
+import numpy as np, nbrnn
+from nbrnn._cpu.forward import forward
+layer = nbrnn.GRU(3, 5, rng=0)
+y, h = layer(np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 2, 3))
+print(repr(float(y.astype(float).sum())), sum(forward.stats.cache_hits.values()), sum(forward.stats.cache_misses.values()))
+"""
+
+
+def answer(**where):
+    """(sum, hits, misses) of the script."""
+    total, hits, misses = run(SCRIPT, **where).split()
+    return float(total), int(hits), int(misses)
+
+
+@pytest.fixture(scope="module")
+def right():
+    return answer()[0]
+
+
+def test_second_process_compiles_nothing(tmp_path, right):
+    assert answer(cache=tmp_path) == (right, 0, 1)
+    assert answer(cache=tmp_path) == (right, 1, 0)
+
+
+def test_one_specialisation_for_each_variant():
+    """Whatever the arrays, shapes and flags: two forward kernels, one backward, one for the gradients."""
+    code = """
+import numpy as np, nbrnn
+from nbrnn._cpu import backward, dropout, forward, gradients
+for options in ({}, dict(num_layers=2, bidirectional=True), dict(batch_first=True), dict(bias=False)):
+    for dtype in (np.float32, np.float64):
+        layer = nbrnn.LSTM(3, 5, dtype=dtype, **options)
+        x = np.ones((4, 6, 3), dtype)
+        still = x.copy(); still.flags.writeable = False
+        for given in (x, still, x[::-1], x[:, ::2], np.asfortranarray(x), np.broadcast_to(x[:1, :1], x.shape), x[:, 0]):
+            lengths = None if given.ndim == 2 else [2] * given.shape[0 if layer.batch_first else 1]
+            layer(given); layer(given, lengths=lengths)
+            y, state = layer(given)
+            layer(given, state, resets=np.zeros(given.shape[:-1], bool), out=np.empty_like(y))
+            for every in (None, 2):
+                y, state, tape = layer.forward(given, lengths=lengths, checkpoint=every)
+                layer.backward(tape, y, state if every else None)
+        if not layer.bidirectional:
+            layer.stream()(x[0, 0]); layer.stream(6)(x[0])
+print(*(len(k.signatures) for k in (forward.forward, backward.backward, gradients.gradients, dropout.dropout)))
+"""
+    assert run(code).split() == ["4", "2", "2", "0"]  # two dtypes
+
+
+@pytest.mark.parametrize(
+    "file, before, after",
+    [
+        ("_cells/gru.py", "return (n + z * (h - n),), (r, z, n, n_h, h)", "return (n + z * (n - h),), (r, z, n, n_h, h)"),
+        ("_cpu/exponential.py", "x.if_less(0.0, t, 1.0) / (1.0 + t)", "x.if_less(0.0, t, 1.0) / (1.5 + t)"),
+        ("_cpu/packing.py", "bias = np.zeros((cell.sums(), H, 1)", "bias = np.ones((cell.sums(), H, 1)"),
+    ],
+)
+def test_an_edit_is_never_served_stale(tmp_path, right, file, before, after):
+    folder = copy_of_package(tmp_path)
+    assert answer(folder=folder) == (right, 0, 1)
+    assert answer(folder=folder) == (right, 1, 0)
+    edit(folder / "nbrnn" / file, before, after)
+    changed, hits, misses = answer(folder=folder)
+    assert changed != right
+    assert (hits, misses) == (0, 1)
+    edit(folder / "nbrnn" / file, after, before)
+    assert answer(folder=folder)[0] == right
+
+
+def test_every_source_file_is_in_the_key(tmp_path):
+    from nbrnn._kernel import SOURCE_DIGEST
+
+    code = "from nbrnn._kernel import SOURCE_DIGEST; print(SOURCE_DIGEST)"
+    folder = copy_of_package(tmp_path)
+    assert run(code, folder=folder).strip() == SOURCE_DIGEST
+    files = sorted((folder / "nbrnn").rglob("*.py"))
+    assert len(files) == len(list((ROOT / "nbrnn").rglob("*.py")))
+    # Each file by itself; the digest is computed as the package computes it, in one process.
+    code = """
+import pathlib, sys
+from nbrnn._kernel import SOURCE_DIGEST, digest_of
+files = sorted(pathlib.Path(sys.modules["nbrnn"].__file__).parent.rglob("*.py"))
+assert digest_of(*files) == SOURCE_DIGEST
+seen = {SOURCE_DIGEST}
+for file in files:
+    text = file.read_text()
+    file.write_text(text + "# edited\\n")
+    seen.add(digest_of(*files))
+    file.write_text(text)
+print(len(seen))
+"""
+    assert int(run(code, folder=folder)) == 1 + len(files)
+
+
+def damage_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_all(path):
+    path.write_bytes(b"")
+
+
+def damage_one_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [damage_half, damage_all, damage_one_bit])
+def test_damaged_files_are_compiled_again(tmp_path, right, damage):
+    answer(cache=tmp_path)
+    files = list(tmp_path.rglob("*.nbc"))
+    assert files
+    for path in files:
+        damage(path)
+    assert answer(cache=tmp_path) == (right, 0, 1)
+    assert answer(cache=tmp_path) == (right, 1, 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as root, needs Linux's capabilities")
+def test_read_only_package_folder(tmp_path, right):
+    """Neither the package nor a home can be written to: right answers, one warning, nothing cached."""
+    folder = copy_of_package(tmp_path / "package")
+    everything = [tmp_path, *tmp_path.rglob("*")]
+    for path in everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        where = dict(folder=folder, obey=True, HOME=tmp_path, XDG_CACHE_HOME=tmp_path)
+        total, hits, misses = run("import warnings; warnings.simplefilter('ignore')\n" + SCRIPT, **where).split()
+        assert (float(total), int(hits), int(misses)) == (right, 0, 1)
+        assert not list(tmp_path.rglob("*.nbc"))
+        _, err = start(["-W", "always", "-c", SCRIPT], **where).communicate(timeout=300)
+        assert err.count("compiles anew in each process") == 1
+    finally:
+        for path in everything:
+            path.chmod(0o755)
+
+
+def test_four_processes_starting_cold_at_once(tmp_path, right):
+    started = [start(["-c", SCRIPT], cache=tmp_path) for _ in range(4)]
+    totals = [float(finish(process).split()[0]) for process in started]
+    assert totals == [right] * 4
+    assert answer(cache=tmp_path) == (right, 1, 0)
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".tmp"]
+
+
+def test_old_versions_leave_nothing_behind(tmp_path, right):
+    folder = copy_of_package(tmp_path)
+    answer(folder=folder)
+    before = sorted(p.name for p in folder.rglob("*.nbc"))
+    for n in range(2):
+        with open(folder / "nbrnn" / "_check.py", "a") as file:
+            file.write(f"# {n}\n")
+        assert answer(folder=folder) == (right, 0, 1)
+    after = sorted(p.name for p in folder.rglob("*.nbc"))
+    assert len(after) == len(before)
+    assert set(after).isdisjoint(before)
+
+
+def test_moved_interface_means_no_cache(tmp_path, right):
+    """A Numba without the private names that the cache overrides."""
+    code = "from numba.core import caching; del caching.Cache._index_key\nimport warnings; warnings.simplefilter('ignore')\n"
+    total, hits, misses = run(code + SCRIPT, cache=tmp_path).split()
+    assert (float(total), int(hits), int(misses)) == (right, 0, 1)
+    assert not list(pathlib.Path(tmp_path).rglob("*.nbc"))
+
+
+def test_user_functions_that_take_a_network_are_compiled_anew_after_an_upgrade(tmp_path):
+    """The class of a network carries the digest, and the name of an old one can still be read from a cache."""
+    folder = copy_of_package(tmp_path)
+    (folder / "user.py").write_text("""
+import numba, numpy as np, nbrnn
+from nbrnn._cpu import isa, packing
+from nbrnn._cells import GRU
+@numba.njit(cache=True)
+def size(net):
+    return net.H
+w = {"weight_ih": np.ones((15, 3)), "weight_hh": np.ones((15, 5))}
+print(size(packing.pack_forward(GRU, isa.current(), w, 3, 5, 5)), sum(size.stats.cache_hits.values()))
+""")
+
+    def hits():
+        return finish(start(["user.py"], folder=folder)).split()
+
+    assert hits() == ["5", "0"]
+    assert hits() == ["5", "1"]
+    with open(folder / "nbrnn" / "_check.py", "a") as file:
+        file.write("# upgraded\n")
+    assert hits() == ["5", "0"]
+    assert hits() == ["5", "1"]

@@ -1,0 +1,60 @@
+"""A fourth cell is one file: it passes the tests of the others without any loop being touched."""
+
+import copy
+import pickle
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from nbrnn._cells import GRU, LSTM, RNNRelu, RNNTanh
+from tests import test_finite_differences, test_properties, test_reference
+from tests.cases import Case, cases
+from tests.minimal_gated_unit import MGU, MGULayer
+
+
+@given(cases(kind="MGU"))
+@settings(max_examples=60)
+def test_agrees_with_reference(case):
+    test_reference.compare(case)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_finite_differences_agree(bidirectional):
+    test_finite_differences.check("MGU", bidirectional)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_properties_hold(dtype):
+    case = Case("MGU", dtype, T=7, B=4, I=3, H=19, L=2, bidirectional=True, ragged=True, cut=True, stateful=True)
+    plain = test_properties.everything(case)
+    for name, a in test_properties.everything(case, checkpoint=2).items():
+        if name in ("y", "h", "dx", "dh"):
+            np.testing.assert_array_equal(a, plain[name])
+
+
+def test_copies_and_pickles():
+    layer = MGULayer(3, 5, rng=0)
+    x = np.ones((4, 2, 3), np.float32)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        np.testing.assert_array_equal(twin(x)[0], layer(x)[0])
+    stream = layer.stream(batch_size=2)
+    np.testing.assert_array_equal([stream(row) for row in x], layer(x)[0])
+
+
+@pytest.mark.parametrize("cell", [RNNTanh, RNNRelu, GRU, LSTM, MGU])
+def test_formulas_run_on_arrays_and_compile_on_scalars(cell):
+    """The same lines in a debugger and inside @njit code."""
+    rng = np.random.default_rng(0)
+    sums = tuple(rng.normal(size=6) for _ in range(cell.sums()))
+    state = tuple(rng.normal(size=6) for _ in cell.state)
+    after, saved = cell.forward(sums, state)
+    before = cell.backward(after, saved)
+    forward, backward = numba.njit(cell.forward), numba.njit(cell.backward)
+    for k in range(6):
+        got_after, got_saved = forward(tuple(a[k] for a in sums), tuple(a[k] for a in state))
+        got_before = backward(got_after, got_saved)
+        np.testing.assert_allclose(got_after, [a[k] for a in after], rtol=1e-13, atol=1e-15)
+        for part, got_part in zip(before, got_before, strict=True):
+            np.testing.assert_allclose(got_part, [np.broadcast_to(a, 6)[k] for a in part], rtol=1e-13, atol=1e-15)
