@@ -61,7 +61,11 @@ print(*(len(k.signatures) for k in (forward.forward, backward.backward, gradient
 @pytest.mark.parametrize(
     "file, before, after",
     [
-        ("_cells/gru.py", "return (n + z * (h - n),), (r, z, n, n_h, h)", "return (n + z * (n - h),), (r, z, n, n_h, h)"),
+        (
+            "_cells/gru.py",
+            "return (n + z * (h - n),), (r, z, n, n_h, h)",
+            "return (n + z * (n - h),), (r, z, n, n_h, h)",
+        ),
         ("_cpu/exponential.py", "x.if_less(0.0, t, 1.0) / (1.0 + t)", "x.if_less(0.0, t, 1.0) / (1.5 + t)"),
         ("_cpu/packing.py", "bias = np.zeros((cell.sums(), H, 1)", "bias = np.ones((cell.sums(), H, 1)"),
     ],

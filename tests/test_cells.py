@@ -75,7 +75,9 @@ def test_agrees_with_torch(name):
     h = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
     state = (h, 2 * h) if name == "LSTM" else h
     given = tuple(map(torch.from_numpy, state)) if name == "LSTM" else torch.from_numpy(state)
-    for a, b in zip(np.atleast_3d(cell(x, state)), np.atleast_3d(_arrays(theirs(torch.from_numpy(x), given))), strict=True):
+    for a, b in zip(
+        np.atleast_3d(cell(x, state)), np.atleast_3d(_arrays(theirs(torch.from_numpy(x), given))), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 

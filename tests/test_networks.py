@@ -92,7 +92,9 @@ def test_padding_is_inert():
     for net in (
         nbrnn.Linear(3, 4, activation="softmax", rng=0),
         nbrnn.Dropout(0.4, rng=0),
-        nbrnn.Sequential(nbrnn.Linear(3, 3, rng=0), nbrnn.GRU(3, 4, rng=1), nbrnn.Dropout(0.2), nbrnn.Linear(4, 2, rng=2)),
+        nbrnn.Sequential(
+            nbrnn.Linear(3, 3, rng=0), nbrnn.GRU(3, 4, rng=1), nbrnn.Dropout(0.2), nbrnn.Linear(4, 2, rng=2)
+        ),
     ):
         x, lengths = rng.normal(size=(5, 3, 3)).astype(np.float32), [5, 0, 2]
         outside = np.arange(5)[:, None] >= np.array(lengths)
@@ -238,7 +240,11 @@ def test_bad_networks():
         ((), ValueError, "at least one part"),
         ((gru, "linear"), TypeError, "part 1 must be a layer or a network, got str"),
         ((gru, gru), ValueError, "stand in it twice"),
-        ((gru, nbrnn.Linear(5, 2, dtype=np.float64)), ValueError, "all parts must have one dtype, got float32, float64"),
+        (
+            (gru, nbrnn.Linear(5, 2, dtype=np.float64)),
+            ValueError,
+            "all parts must have one dtype, got float32, float64",
+        ),
         ((gru, nbrnn.GRU(5, 5, batch_first=True)), ValueError, "batch_first must be the same"),
     ):
         with pytest.raises(error, match=words):

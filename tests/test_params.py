@@ -81,7 +81,14 @@ def test_in_place_arithmetic_says_what_to_write():
 
 def test_copies_of_views_are_plain_and_free():
     layer = nbrnn.GRU(3, 5, rng=0)
-    for make in (lambda a: a.copy(), np.copy, np.array, copy.copy, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))):
+    for make in (
+        lambda a: a.copy(),
+        np.copy,
+        np.array,
+        copy.copy,
+        copy.deepcopy,
+        lambda a: pickle.loads(pickle.dumps(a)),
+    ):
         a = make(layer.flat)
         a -= 1
         a[0] = 7

@@ -1,0 +1,1 @@
+"""One call: sequences, directions, layers, lengths and tapes, on top of a backend."""

@@ -1,0 +1,1 @@
+"""Benchmarks of nbrnn: run with ``asv run`` from the folder above (see CONTRIBUTING)."""

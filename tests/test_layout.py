@@ -1,0 +1,148 @@
+"""The structure of the package: imports go downward only, modules stay small, names are public on purpose."""
+
+import ast
+import inspect
+import pathlib
+
+import pytest
+
+import nbrnn
+
+ROOT = pathlib.Path(nbrnn.__file__).parent
+
+#: From the ground up; a module imports only from lines above its own, or from its own line's folder.
+FLOORS = [
+    ["_version", "_memory", "_check", "_kernel", "_progress"],
+    ["_params"],
+    ["_cells"],
+    ["_nets"],
+    ["_cpu"],
+    ["_engine"],
+    ["module"],
+    ["stream", "pointwise"],
+    ["recurrent"],
+    ["layers"],
+    ["cells", "networks", "losses", "optim"],
+    ["training"],
+    ["demo"],
+    ["cli"],
+    ["__init__"],
+]
+FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
+
+#: Inside folders, likewise.
+INSIDE = {
+    "_cells": ["ops", "base", "rnn", "gru", "lstm", "__init__"],
+    "_cpu": [
+        "__init__", "isa", "exponential", "emit", "rows", "tiles", "packing", "steps", "schedule", "activation",
+        "dropout", "forward", "backward", "gradients", "unit",
+    ],
+    "_engine": ["__init__", "batch", "chain", "stack"],
+}  # fmt: skip
+
+
+def walk(node):
+    """All nodes but those for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from walk(child)
+
+
+def imports_of(path):
+    """(names inside nbrnn that a file imports, as paths from the package; names outside)."""
+    here = path.relative_to(ROOT).with_suffix("").parts
+    inside, outside = set(), set()
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                outside.add(node.module.split(".")[0])
+                continue
+            base = here[: len(here) - node.level]
+            target = (*base, *(node.module.split(".") if node.module else ()))
+            for alias in node.names:
+                deeper = ROOT.joinpath(*target, alias.name)
+                inside.add((*target, alias.name) if deeper.with_suffix(".py").exists() or deeper.is_dir() else target)
+    return inside, outside
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downward(path):
+    here = path.relative_to(ROOT).with_suffix("").parts
+    inside, outside = imports_of(path)
+    assert "nbrnn" not in outside, "import relatively"
+    for target in inside:
+        if not target:
+            target = ("__init__",)
+        if len(here) > 1 and target[0] == here[0]:
+            order = INSIDE[here[0]]
+            to = target[1] if len(target) > 1 else "__init__"
+            assert order.index(to) < order.index(here[1]), f"{'/'.join(here)} imports {'/'.join(target)}"
+        else:
+            assert FLOOR[target[0]] < FLOOR[here[0]], f"{'/'.join(here)} imports {'/'.join(target)}"
+
+
+def test_every_module_has_its_floor():
+    for path in FILES:
+        name, *rest = path.relative_to(ROOT).with_suffix("").parts
+        assert name in FLOOR, name
+        if rest:
+            assert rest[0] in INSIDE[name], rest
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_are_small_and_say_what_they_are_for(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 430
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+def test_optional_packages_are_imported_where_they_are_used():
+    """import nbrnn needs numba and numpy alone; scipy, matplotlib, tqdm come when they are asked for."""
+    for path in FILES:
+        top = {
+            alias.name.split(".")[0]
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
+        }
+        assert top.isdisjoint({"scipy", "matplotlib", "tqdm", "torch"}), path
+
+
+def test_public_names_are_documented():
+    for name in nbrnn.__all__:
+        thing = getattr(nbrnn, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), name
+    for cls in (nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM, nbrnn.Linear, nbrnn.Dropout, nbrnn.Sequential):
+        for name, method in inspect.getmembers(cls, callable):
+            if not name.startswith("_") or name == "__call__":
+                assert inspect.getdoc(method), f"{cls.__name__}.{name}"
+
+
+def test_signatures_are_the_public_face():
+    """Names, order and defaults of the arguments, as users know them from torch.nn."""
+    recurrent = "num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False"
+    more = "*, dtype=float32, rng=None)"
+    wanted = {
+        nbrnn.RNN: f"(input_size, hidden_size, num_layers=1, nonlinearity='tanh', {recurrent[14:]}, {more}",
+        nbrnn.GRU: f"(input_size, hidden_size, {recurrent}, {more}",
+        nbrnn.LSTM: f"(input_size, hidden_size, {recurrent}, proj_size=0, {more}",
+        nbrnn.GRU.__call__: "(self, x, state=None, lengths=None, resets=None, out=None)",
+        nbrnn.GRU.forward: "(self, x, state=None, lengths=None, resets=None, rng=None, checkpoint=None)",
+        nbrnn.GRU.backward: "(self, tape, dy=None, dstate=None, retain=False)",
+        nbrnn.GRU.stream: "(self, batch_size=None)",
+        nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
+        nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
+        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
+    }
+    for thing, text in wanted.items():
+        signature = inspect.signature(thing)
+        bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+        shown = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+        assert shown.replace("<class 'numpy.float32'>", "float32") == text
