@@ -106,7 +106,8 @@ def test_special_values_are_scipys(name, width, dtype):
     with isa.use(width):
         got = activate(name, x)
     np.testing.assert_array_equal(got, wanted)
-    np.testing.assert_array_equal(np.signbit(got), np.signbit(wanted))
+    number = ~np.isnan(wanted)  # the sign of NaN means nothing
+    np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(wanted[number]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
