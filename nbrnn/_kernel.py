@@ -11,17 +11,20 @@ interface of Numba that has moved) means "compile again", and never reaches the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pathlib
 import pickle
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numba
+from numba.core import config
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 
@@ -44,7 +47,14 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
     """Numba's function cache with the whole package in the key and one file for each specialisation."""
 
     def _path(self, sig: Any, codegen: Any) -> pathlib.Path:
-        key = (super()._index_key(sig, codegen), SOURCE_DIGEST, numba.__version__)
+        options = (
+            config.OPT,
+            config.BOUNDSCHECK,
+            config.DEBUGINFO_DEFAULT,
+            config.LOOP_VECTORIZE,
+            config.SLP_VECTORIZE,
+        )
+        key = (super()._index_key(sig, codegen), SOURCE_DIGEST, numba.__version__, repr(options))
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         return pathlib.Path(self.cache_path, f"{self._impl.filename_base}-{SOURCE_DIGEST}-{name}.nbc")
 
@@ -57,7 +67,9 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            target_context.refresh()
+            # Numba would load everything it can compile first (and SciPy's linear algebra with it: 0.2 s); finished
+            # code needs only the run time that it was linked with.
+            rtsys.initialize(target_context)
             blob = self._path(sig, target_context.codegen()).read_bytes()
             # Object code is about to be executed: a damaged file must be noticed, not only an unreadable one.
             if hashlib.sha256(blob[32:]).digest() != blob[:32]:
@@ -68,8 +80,8 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
-            if not self._impl.check_cachable(data):
-                return
+            if data.library.has_dynamic_globals:
+                return  # holds addresses of this process (as without optimisation, NUMBA_OPT=0)
             self._impl.locator.ensure_cache_path()
             path = self._path(sig, data.codegen)
             blob = dumps(self._impl.reduce(data))
@@ -90,7 +102,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     ``error_model="numpy"``: an integer division by a size that is checked beforehand needs no branch that raises.
     No ``fastmath``: it would drop NaN, and change bits with the surrounding code.
     """
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    with _jit_enabled():
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     try:
         if not (hasattr(dispatcher, "_cache") and hasattr(FunctionCache, "_index_key")):
             raise AttributeError("Numba's cache interface has moved")
@@ -119,8 +132,19 @@ def compiled(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
     specialisation of its own, and skips the dispatcher's look-up: 0.13 µs a call instead of 1.6.  The entry point
     checks the number of dimensions of an array but **not** its dtype: check before.
     """
-    entry: Callable[..., Any] = dispatcher.compile(signature)
+    with _jit_enabled():
+        entry: Callable[..., Any] = dispatcher.compile(signature)
     return entry
+
+
+@contextlib.contextmanager
+def _jit_enabled() -> Iterator[None]:
+    """NUMBA_DISABLE_JIT is for stepping through functions of one's own; primitives exist compiled only."""
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = disabled
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])

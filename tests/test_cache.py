@@ -180,6 +180,18 @@ def test_moved_interface_means_no_cache(tmp_path, right):
     assert not list(pathlib.Path(tmp_path).rglob("*.nbc"))
 
 
+def test_switches_of_numba(tmp_path, right):
+    """Kernels run where a user debugs functions of their own; what is compiled differently is cached apart."""
+    assert answer(cache=tmp_path, NUMBA_DISABLE_JIT=1) == (right, 0, 1)
+    assert answer(cache=tmp_path) == (right, 1, 0)
+    assert answer(cache=tmp_path, NUMBA_BOUNDSCHECK=1) == (right, 0, 1)
+    for _ in range(2):
+        total, _, _ = run(
+            "import warnings; warnings.simplefilter('error')\n" + SCRIPT, cache=tmp_path, NUMBA_OPT=0
+        ).split()
+        assert abs(float(total) - right) < 1e-5
+
+
 def test_user_functions_that_take_a_network_are_compiled_anew_after_an_upgrade(tmp_path):
     """The class of a network carries the digest, and the name of an old one can still be read from a cache."""
     folder = copy_of_package(tmp_path)
