@@ -35,7 +35,10 @@ class Stream:
             unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
         self._h = np.zeros((len(units), self._B, units[0].K), stack.dtype)
         self._c = np.zeros((len(units), self._B, units[0].E * units[0].H), stack.dtype)
-        self._batch = Batch.of(1, self._B, None, None)
+        self._when = Batch.of(1, self._B, None, None).when(0, False)
+        # Everything a step needs, so that it makes no arrays of its own.
+        self._between = np.empty((len(units) - 1, 1, self._B, units[0].K), stack.dtype)
+        self._parts = [(u, h, c, u.workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)]
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """One step.
@@ -62,9 +65,10 @@ class Stream:
         _check.shape(x, "x", (*lead, self._I))
         shape = (*lead, stack.K)
         y = np.empty(shape, stack.dtype) if out is None else _check.output(out, shape, stack.dtype, [("x", x)])
-        stack.infer(
-            self._batch, x.reshape(1, self._B, self._I), y.reshape(1, self._B, stack.K), list(self._h), list(self._c)
-        )
+        given, outputs = x[None] if self._batched else x[None, None], y[None] if self._batched else y[None, None]
+        for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
+            unit.forward(self._when, given, between, h, c, None, workspace)
+            given = between
         return y if out is None else out
 
     @property

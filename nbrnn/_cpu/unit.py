@@ -145,15 +145,30 @@ class Unit:
         """Shape of what ``forward`` keeps for that many steps of sequences."""
         return rows, self.cell.slots() * self.sizes.Hp
 
-    def forward(self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None) -> None:
+    def workspace(self, batch: int) -> tuple[Array, ...]:
+        """What ``forward`` works in: may be used again for the same number of sequences."""
+        z = self.sizes
+        return (
+            aligned_zeros((2, batch, z.Kp), self.dtype),
+            aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
+            aligned((batch,), np.int64),
+        )
+
+    def forward(
+        self,
+        when: When,
+        x: Array,
+        y: Array,
+        h: Array,
+        c: Array,
+        saved: Array | None,
+        workspace: tuple[Array, ...] | None = None,
+    ) -> None:
         """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
-        z, batch = self.sizes, len(when.order)
-        x, out = readable(x), writeable(y)
-        forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)(
-            self.net, when, x, out, h, c, saved,
-            aligned_zeros((2, batch, z.Kp), self.dtype), aligned_zeros((batch, self.E * z.Hp), self.dtype),
-            aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype), aligned((batch,), np.int64),
-        )  # fmt: skip
+        run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
+        out = writeable(y)
+        run(self.net, when, readable(x), out, h, c, saved, *(workspace or self.workspace(len(when.order))))
         if out is not y:
             y[...] = out
 
