@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes.util
 import os
 import pathlib
 import platform
@@ -58,7 +59,8 @@ def info() -> str:
 
 
 def _cuda() -> str:
-    return "not supported by this version"
+    driver = "found" if ctypes.util.find_library("cuda") or ctypes.util.find_library("nvcuda") else "not found"
+    return f"no backend in this version (NVIDIA driver {driver})"
 
 
 if __name__ == "__main__":

@@ -59,10 +59,19 @@ class RNN(Recurrent):
     _defaults: ClassVar[dict[str, Any]] = Recurrent._defaults | {"nonlinearity": "tanh"}
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
-        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
-        dtype: DTypeLike = np.float32, rng: Seed = None,
-    ) -> None:  # fmt: skip
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
         config = dict(locals())
         _check.choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
         self.nonlinearity = nonlinearity
@@ -98,13 +107,32 @@ class GRU(Recurrent):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, *, dtype: DTypeLike = np.float32, rng: Seed = None,
-    ) -> None:  # fmt: skip
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
         super().__init__(
-            _cells.GRU, dict(locals()), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, dtype, rng,
-        )  # fmt: skip
+            _cells.GRU,
+            dict(locals()),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            dtype,
+            rng,
+        )
 
 
 class LSTM(Recurrent):
@@ -137,10 +165,19 @@ class LSTM(Recurrent):
     _defaults: ClassVar[dict[str, Any]] = Recurrent._defaults | {"proj_size": 0}
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, dtype: DTypeLike = np.float32,
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        dtype: DTypeLike = np.float32,
         rng: Seed = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         config = dict(locals())
         P, H = _check.size(proj_size, "proj_size", 0), _check.size(hidden_size, "hidden_size")
         if P >= H:

@@ -83,9 +83,15 @@ def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool =
 
 
 def cross_entropy(
-    y: Array, target: ArrayLike, lengths: Any = None, *, ignore_index: int = -100, weight: ArrayLike | None = None,
-    label_smoothing: float = 0.0, batch_first: bool = False,
-) -> tuple[float, Array]:  # fmt: skip
+    y: Array,
+    target: ArrayLike,
+    lengths: Any = None,
+    *,
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    batch_first: bool = False,
+) -> tuple[float, Array]:
     """Cross entropy of logits and integer targets: the mean of -log softmax(y)[target].
 
     Parameters

@@ -119,9 +119,14 @@ class Sequential(Module):
         return x, tuple(states)
 
     def forward(
-        self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None, rng: Seed = None,
+        self,
+        x: Array,
+        state: Any = None,
+        lengths: Any = None,
+        resets: Any = None,
+        rng: Seed = None,
         checkpoint: int | str | None = None,
-    ) -> tuple[Array, tuple[Any, ...], Tape]:  # fmt: skip
+    ) -> tuple[Array, tuple[Any, ...], Tape]:
         """Run the network for training: (y, state, tape).  ``checkpoint`` is passed to the recurrent parts.
 
         All that is drawn for dropout comes from ``rng``, or else from each part's own generator.

@@ -54,9 +54,13 @@ class Adam:
     """
 
     def __init__(
-        self, net: Parametric, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        self,
+        net: Parametric,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not isinstance(net, Parametric):
             raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
         if not isinstance(betas, tuple | list) or len(betas) != 2:
@@ -103,9 +107,14 @@ class Adam:
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from: step count, moments, settings."""
         return {
-            "t": self._t, "m": self._m.copy(), "v": self._v.copy(),
-            "lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay,
-        }  # fmt: skip
+            "t": self._t,
+            "m": self._m.copy(),
+            "v": self._v.copy(),
+            "lr": self.lr,
+            "betas": self.betas,
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave.

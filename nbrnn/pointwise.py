@@ -154,9 +154,15 @@ class Linear(Pointwise):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, activation: str | None = None, *,
-        dtype: DTypeLike = np.float32, rng: Seed = None,
-    ) -> None:  # fmt: skip
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str | None = None,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
         super().__init__(locals(), rng)
         self.in_features = _check.size(in_features, "in_features")
         self.out_features = _check.size(out_features, "out_features")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _cells, _check
+from ._axes import Axes
 from ._cpu import isa
-from ._engine.batch import Batch
 from ._engine.chain import Drop
 from ._engine.stack import Record, Stack
 from ._memory import demand
@@ -24,26 +23,26 @@ Array = NDArray[Any]
 State = Array | tuple[Array, Array] | None
 
 
-@dataclasses.dataclass
-class _Call:
-    """The arguments of one call, checked, time-major."""
-
-    x: Array
-    h: Array  # (L * D, B, K), ours to change
-    c: Array  # (L * D, B, E * H)
-    batch: Batch
-    batched: bool
-
-
 class Recurrent(Module):
     """What RNN, GRU and LSTM share; see there."""
 
     _cell: type[_cells.Cell]
 
     def __init__(
-        self, cell: type[_cells.Cell], config: Mapping[str, Any], input_size: int, hidden_size: int, num_layers: int,
-        bias: bool, batch_first: bool, dropout: float, bidirectional: bool, proj_size: int, dtype: DTypeLike, rng: Seed,
-    ) -> None:  # fmt: skip
+        self,
+        cell: type[_cells.Cell],
+        config: Mapping[str, Any],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        dtype: DTypeLike,
+        rng: Seed,
+    ) -> None:
         super().__init__(config, rng)
         self._cell = cell
         self.input_size = _check.size(input_size, "input_size")
@@ -55,6 +54,16 @@ class Recurrent(Module):
         self.bidirectional = _check.flag(bidirectional, "bidirectional")
         self.proj_size = proj_size
         self.dtype = _check.float_dtype(dtype)
+        self._axes = Axes(
+            self.input_size,
+            self.hidden_size,
+            proj_size or self.hidden_size,
+            self.num_layers,
+            2 if self.bidirectional else 1,
+            len(cell.state) - 1,
+            self.batch_first,
+            self.dtype,
+        )
         shapes = self._shapes()
         demand(type(self).__name__, parameters=((sum(math.prod(s) for s in shapes.values()),), self.dtype))
         self._parameters = Parameters(shapes, self.dtype)
@@ -62,31 +71,18 @@ class Recurrent(Module):
         self.flat = self._rng.uniform(-bound, bound, self._parameters.size)
         self._packed: tuple[Any, Stack] | None = None
 
-    # Sizes, as the public face names them
-
-    @property
-    def _D(self) -> int:  # noqa: N802
-        return 2 if self.bidirectional else 1
-
-    @property
-    def _K(self) -> int:  # noqa: N802
-        return self.proj_size or self.hidden_size
-
-    @property
-    def _E(self) -> int:  # noqa: N802
-        return len(self._cell.state) - 1
-
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each layer and direction end in."""
-        return [f"_l{layer}{way}" for layer in range(self.num_layers) for way in ("", "_reverse")[: self._D]]
+        return [f"_l{layer}{way}" for layer in range(self.num_layers) for way in ("", "_reverse")[: self._axes.D]]
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters, in torch's order."""
+        D, K = self._axes.D, self._axes.K
         rows = len(self._cell.gates) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for unit, name in enumerate(self._suffixes()):
-            shapes["weight_ih" + name] = (rows, self.input_size if unit < self._D else self._D * self._K)
-            shapes["weight_hh" + name] = (rows, self._K)
+            shapes["weight_ih" + name] = (rows, self.input_size if unit < D else D * K)
+            shapes["weight_hh" + name] = (rows, K)
             if self.bias:
                 shapes["bias_ih" + name] = shapes["bias_hh" + name] = (rows,)
             if self.proj_size:
@@ -103,72 +99,8 @@ class Recurrent(Module):
         key = (self._parameters.version, isa.current())
         if self._packed is None or self._packed[0] != key:
             views = {name: np.asarray(a) for name, a in self.params.items()}
-            self._packed = (key, Stack(self._cell, self._by_unit(views), self._D))
+            self._packed = (key, Stack(self._cell, self._by_unit(views), self._axes.D))
         return self._packed[1]
-
-    # Arguments
-
-    def _y_shape(self, steps: int, batch: int, batched: bool) -> tuple[int, ...]:
-        features = self._D * self._K
-        if not batched:
-            return (steps, features)
-        return (batch, steps, features) if self.batch_first else (steps, batch, features)
-
-    def _major(self, a: Array, batched: bool) -> Array:
-        """(T, B, ...) from the user's axes, or the other way round: a view."""
-        if not batched:
-            return a[:, None] if a.ndim == 2 else a[:, 0]
-        return a.swapaxes(0, 1) if self.batch_first else a
-
-    def _states(self, state: Any, name: str, batch: int, batched: bool, gradient: bool = False) -> tuple[Array, Array]:
-        """(h, c) of our own, (L * D, B, K) and (L * D, B, E * H), from what the user gave; None stands for zeros."""
-        units, E = self.num_layers * self._D, self._E
-        h = np.zeros((units, batch, self._K), self.dtype)
-        c = np.zeros((units, batch, E * self.hidden_size), self.dtype)
-        if state is None:
-            return h, c
-        given = (state,)
-        if E:
-            if not isinstance(state, tuple | list) or len(state) != 2:
-                got = f"{len(state)} of them" if isinstance(state, tuple | list) else type(state).__name__
-                raise ValueError(f"{name} must be a pair (h, c), got {got}")
-            given = tuple(state)
-        elif isinstance(state, tuple | list):
-            raise TypeError(f"{name} must be one array, h; got a {type(state).__name__} of {len(state)}")
-        for part, to, label in zip(given, (h, c), ("h", "c"), strict=False):
-            if part is None and gradient:
-                continue
-            label = f"{name} {label}" if E else name
-            array = _check.array(part, label, self.dtype)
-            _check.shape(array, label, to.shape if batched else (units, to.shape[2]))
-            to[...] = array if batched else array[:, None]
-        return h, c
-
-    def _user_state(self, h: Array, c: Array, batched: bool) -> Any:
-        if not batched:
-            h, c = h[:, 0], c[:, 0]
-        return (h, c) if self._E else h
-
-    def _check_call(self, x: Any, state: Any, lengths: Any, resets: Any) -> _Call:
-        x = _check.array(x, "x", self.dtype)
-        batched = x.ndim != 2
-        axes: tuple[int | str, ...] = ("T", self.input_size)
-        if batched:
-            axes = ("B", "T", self.input_size) if self.batch_first else ("T", "B", self.input_size)
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
-            expected = ", ".join(map(str, axes))
-            raise ValueError(f"x must have shape ({expected}), or (T, {self.input_size}) unbatched, got {x.shape}")
-        x = self._major(x, batched)
-        steps, size = x.shape[:2]
-        if lengths is not None:
-            if not batched:
-                raise ValueError("lengths must be None where x is unbatched: cut x to the length instead")
-            lengths = _check.lengths(lengths, size, steps)
-        if resets is not None:
-            wanted = ((size, steps) if self.batch_first else (steps, size)) if batched else (steps,)
-            resets = _check.mask(resets, "resets", wanted)
-            resets = resets[:, None] if not batched else resets.T if self.batch_first else resets
-        return _Call(x, *self._states(state, "state", size, batched), Batch.of(steps, size, lengths, resets), batched)
 
     # What users call
 
@@ -222,21 +154,26 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
-        call = self._check_call(x, state, lengths, resets)
-        shape = self._y_shape(call.x.shape[0], call.x.shape[1], call.batched)
+        call = self._axes.call(x, state, lengths, resets)
+        shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         if out is None:
             demand(f"{type(self).__name__} for x of shape {np.shape(x)}", y=(shape, self.dtype))
             y = np.empty(shape, self.dtype)
         else:
             states = state if isinstance(state, tuple | list) else (state,)
             y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
-        self._stack().infer(call.batch, call.x, self._major(y, call.batched), list(call.h), list(call.c))
-        return y if out is None else out, self._user_state(call.h, call.c, call.batched)
+        self._stack().infer(call.batch, call.x, self._axes.turn(y, call.batched), list(call.h), list(call.c))
+        return y if out is None else out, self._axes.user_state(call.h, call.c, call.batched)
 
     def forward(
-        self, x: Array, state: State = None, lengths: Any = None, resets: Any = None, rng: Seed = None,
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
+        rng: Seed = None,
         checkpoint: int | str | None = None,
-    ) -> tuple[Array, Any, Tape]:  # fmt: skip
+    ) -> tuple[Array, Any, Tape]:
         """Run the layer for training: applies the dropout that is set, and keeps what ``backward`` needs.
 
         Parameters
@@ -274,27 +211,28 @@ class Recurrent(Module):
         >>> grads.x.shape, grads.params["weight_ih_l0"].shape, grads.flat.shape
         ((7, 2, 3), (20, 3), (200,))
         """
-        call = self._check_call(x, state, lengths, resets)
+        call = self._axes.call(x, state, lengths, resets)
         every = self._every(checkpoint, call.batch.steps)
         drop = None
         if self.dropout > 0 and self.num_layers > 1:
             low, high = self._generator(rng).integers(0, 2**32, 2)
             drop = Drop(self.dropout, (int(low), int(high)))
         steps, size = call.x.shape[:2]
-        shape = self._y_shape(steps, size, call.batched)
+        shape = self._axes.y_shape(steps, size, call.batched)
         stack = self._stack()
         kept = min(every or steps, steps)
         demand(
-            f"{type(self).__name__}.forward for x of shape {np.shape(x)}", y=(shape, self.dtype),
+            f"{type(self).__name__}.forward for x of shape {np.shape(x)}",
+            y=(shape, self.dtype),
             tape=((len(stack.units), kept * size, stack.units[0].saved_shape(1)[1]), self.dtype),
-        )  # fmt: skip
+        )
         base = np.empty(shape, self.dtype)
         record = stack.record(
-            call.batch, call.x, self._major(base, call.batched), list(call.h), list(call.c), drop, every
+            call.batch, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c), drop, every
         )
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
-        return base.view(), self._user_state(call.h, call.c, call.batched), tape
+        return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
 
     @staticmethod
     def _every(checkpoint: Any, steps: int) -> int | None:
@@ -339,21 +277,22 @@ class Recurrent(Module):
         if dy is not None:
             dy = _check.array(dy, "dy", self.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-            dy = self._major(dy, tape.batched)
+            dy = self._axes.turn(dy, tape.batched)
         dh, dc = self._check_dstate(tape, dstate)
         demand(f"{type(self).__name__}.backward", dx=(tape.x_shape, self.dtype))
         dx = (np.empty if record.batch.full else np.zeros)(tape.x_shape, self.dtype)
         flat = np.zeros(self._parameters.size, self.dtype)
         params = self._parameters.views_of(flat)
-        tape.stack.back(
-            record, dy, self._major(dx, tape.batched), list(dh), list(dc), self._by_unit(params), retain
-        )  # fmt: skip
-        if not retain:
-            tape._consume()
-        return Gradients(dx, self._user_state(dh, dc, tape.batched), params, flat)
+        try:
+            into = self._axes.turn(dx, tape.batched)
+            tape.stack.back(record, dy, into, list(dh), list(dc), self._by_unit(params), retain)
+        finally:
+            if not retain:
+                tape._consume()  # even if interrupted: what it kept has been worked on in place
+        return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> tuple[Array, Array]:
-        return self._states(dstate, "dstate", tape.record.batch.size, tape.batched, gradient=True)
+        return self._axes.states(dstate, "dstate", tape.record.batch.size, tape.batched, missing=True)
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """A stream: takes one step at a time and carries the state.
@@ -386,7 +325,7 @@ class Recurrent(Module):
         if self.bidirectional:
             raise ValueError("stream needs a layer of one direction, this one is bidirectional")
         size = None if batch_size is None else _check.size(batch_size, "batch_size")
-        return Stream(self._stack(), self.input_size, size)
+        return Stream(self._stack(), self._axes, size)
 
     def _describe(self) -> list[str]:
         parts = [str(self.input_size), str(self.hidden_size)]
@@ -409,9 +348,14 @@ class RecurrentTape(Tape):
     """What ``forward`` of a recurrent layer leaves for ``backward``."""
 
     def __init__(
-        self, layer: Recurrent, stack: Stack, record: Record, batched: bool, x_shape: tuple[int, ...],
+        self,
+        layer: Recurrent,
+        stack: Stack,
+        record: Record,
+        batched: bool,
+        x_shape: tuple[int, ...],
         y_shape: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(layer)
         self.stack, self.record, self.batched = stack, record, batched
         self.x_shape, self.y_shape = x_shape, y_shape

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _check
+from ._axes import Axes
 from ._engine.batch import Batch
 from ._engine.stack import Stack
 
@@ -23,18 +24,17 @@ class Stream:
     ----------
     stack : Stack
         Of one direction.
-    input_size : int
+    axes : Axes
     batch_size : int or None
     """
 
-    def __init__(self, stack: Stack, input_size: int, batch_size: int | None) -> None:
-        self._stack, self._I, self._batched = stack, input_size, batch_size is not None
+    def __init__(self, stack: Stack, axes: Axes, batch_size: int | None) -> None:
+        self._stack, self._axes, self._batched = stack, axes, batch_size is not None
         self._B = 1 if batch_size is None else batch_size
         units = stack.units
         for unit in units:
             unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
-        self._h = np.zeros((len(units), self._B, units[0].K), stack.dtype)
-        self._c = np.zeros((len(units), self._B, units[0].E * units[0].H), stack.dtype)
+        self._h, self._c = axes.states(None, "state", self._B, True)
         self._when = Batch.of(1, self._B, None, None).when(0, False)
         # Everything a step needs, so that it makes no arrays of its own.
         self._between = np.empty((len(units) - 1, 1, self._B, units[0].K), stack.dtype)
@@ -62,7 +62,7 @@ class Stream:
         stack = self._stack
         x = _check.array(x, "x", stack.dtype)
         lead = (self._B,) if self._batched else ()
-        _check.shape(x, "x", (*lead, self._I))
+        _check.shape(x, "x", (*lead, self._axes.I))
         shape = (*lead, stack.K)
         y = np.empty(shape, stack.dtype) if out is None else _check.output(out, shape, stack.dtype, [("x", x)])
         given, outputs = x[None] if self._batched else x[None, None], y[None] if self._batched else y[None, None]
@@ -76,27 +76,11 @@ class Stream:
         """The state, h or (h, c): h (L, B, K), c (L, B, H), without B if there is no batch size.  A copy; assign to
         change it, None for zeros.
         """
-        h, c = self._h.copy(), self._c.copy()
-        if not self._batched:
-            h, c = h[:, 0], c[:, 0]
-        return (h, c) if self._stack.units[0].E else h
+        return self._axes.user_state(self._h.copy(), self._c.copy(), self._batched)
 
     @state.setter
     def state(self, state: Any) -> None:
-        if state is None:
-            self.reset()
-            return
-        parts = (self._h, self._c)[: 1 + self._stack.units[0].E]
-        given = state if len(parts) == 2 else (state,)
-        if not isinstance(given, tuple | list) or len(given) != len(parts):
-            raise ValueError(f"state must be a pair (h, c), got {type(state).__name__}")
-        arrays = []
-        for array, part in zip(given, parts, strict=True):
-            array = _check.array(array, "state", part.dtype)
-            _check.shape(array, "state", part.shape if self._batched else (part.shape[0], part.shape[2]))
-            arrays.append(array if self._batched else array[:, None])
-        for part, array in zip(parts, arrays, strict=True):
-            part[...] = array
+        self._h[...], self._c[...] = self._axes.states(state, "state", self._B, self._batched)
 
     def reset(self, mask: ArrayLike | None = None) -> None:
         """Set the state to zero: of all sequences, or of those where ``mask`` (B,) is True."""

@@ -46,10 +46,19 @@ class History:
 
 
 def fit(
-    net: Module, data: Data, loss: Loss, optimizer: Any, epochs: int, *, clip_norm: float | None = None,
-    validation: Data | None = None, shuffle: bool = True, progress: bool = True, rng: Seed = None,
+    net: Module,
+    data: Data,
+    loss: Loss,
+    optimizer: Any,
+    epochs: int,
+    *,
+    clip_norm: float | None = None,
+    validation: Data | None = None,
+    shuffle: bool = True,
+    progress: bool = True,
+    rng: Seed = None,
     callback: Callable[[int, History], Any] | None = None,
-) -> History:  # fmt: skip
+) -> History:
     """Train a network.
 
     Parameters

@@ -18,7 +18,7 @@ FLOORS = [
     ["_nets"],
     ["_cpu"],
     ["_engine"],
-    ["module"],
+    ["_axes", "module"],
     ["stream", "pointwise"],
     ["recurrent"],
     ["layers"],

@@ -74,7 +74,7 @@ def test_bad_input():
         (lambda: stream.reset([1, 0]), TypeError, "mask must be booleans"),
         (lambda: single.reset([True]), ValueError, "mask must be None"),
         (lambda: setattr(stream, "state", x), ValueError, "state must be a pair"),
-        (lambda: setattr(stream, "state", (x, x)), ValueError, r"state must have shape \(1, 2, 5\)"),
+        (lambda: setattr(stream, "state", (x, x)), ValueError, r"state h must have shape \(1, 2, 5\)"),
         (lambda: layer.stream(0), ValueError, "batch_size must be >= 1"),
         (lambda: layer.stream(2.0), TypeError, "batch_size must be an integer"),
     ):

@@ -58,9 +58,19 @@ def dx_rows(e, panels, n, dsums, out, out_stride):
     """N rows of dx: gradients of the sums times W_ih."""
     stride = panels.slots * panels.slot
     tiles.product(
-        e, n, e.ptr(dsums), stride, panels.gates, panels.slot, panels.H,
-        panels.w, panels.I, e.ptr(out), out_stride, add=False,
-    )  # fmt: skip
+        e,
+        n,
+        e.ptr(dsums),
+        stride,
+        panels.gates,
+        panels.slot,
+        panels.H,
+        panels.w,
+        panels.I,
+        e.ptr(out),
+        out_stride,
+        add=False,
+    )
 
 
 @primitive

@@ -151,6 +151,16 @@ def carry(e, net, n, saved, dh):
     sums, gates = cell.sums(), len(cell.gates)
     first = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
     product(
-        e, n, first, z.Hp * cell.slots(), e.integer(gates), z.Hp, net.H,
-        net.w, net.K, e.ptr(dh), z.Kp, add=not cell.projected,
-    )  # fmt: skip
+        e,
+        n,
+        first,
+        z.Hp * cell.slots(),
+        e.integer(gates),
+        z.Hp,
+        net.H,
+        net.w,
+        net.K,
+        e.ptr(dh),
+        z.Kp,
+        add=not cell.projected,
+    )

@@ -53,9 +53,19 @@ def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int) -> Sums:
 
 
 def product(
-    e: Emit, n: Int, a: Ptr, a_stride: Int, parts: Int, part_stride: Int, depth: Int,
-    panels: Ptr, width: Int, c: Ptr, c_stride: Int, add: bool,
-) -> None:  # fmt: skip
+    e: Emit,
+    n: Int,
+    a: Ptr,
+    a_stride: Int,
+    parts: Int,
+    part_stride: Int,
+    depth: Int,
+    panels: Ptr,
+    width: Int,
+    c: Ptr,
+    c_stride: Int,
+    add: bool,
+) -> None:
     """Rows of C (+)= rows of A times a packed matrix.
 
     A row of A consists of ``parts`` pieces of ``depth`` numbers, ``part_stride`` apart (the gates of one step).  The

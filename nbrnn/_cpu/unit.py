@@ -39,9 +39,7 @@ def _tuple(cls: Any, *fields: Any) -> Any:
     return types.NamedTuple(fields, cls)
 
 
-_WHEN = _tuple(
-    When, types.int64, types.boolean, _own(np.int64, 1), _own(np.int64, 1), _any(np.dtype(np.bool_), 2)
-)  # fmt: skip
+_WHEN = _tuple(When, types.int64, types.boolean, _own(np.int64, 1), _own(np.int64, 1), _any(np.dtype(np.bool_), 2))
 
 
 def _net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
@@ -56,9 +54,20 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
     saved = work if keep else types.none
     return compiled(
         _forward.forward,
-        (_net_type(cell, dtype, lanes), _WHEN, x, _any(dtype, 3, False), state, state, saved,
-         _own(dtype, 3), work, work, _own(np.int64, 1)),
-    )  # fmt: skip
+        (
+            _net_type(cell, dtype, lanes),
+            _WHEN,
+            x,
+            _any(dtype, 3, False),
+            state,
+            state,
+            saved,
+            _own(dtype, 3),
+            work,
+            work,
+            _own(np.int64, 1),
+        ),
+    )
 
 
 @cached
@@ -78,9 +87,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
     panels = _tuple(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
     totals = _tuple(_gradients.Totals, work, work, work, _own(dtype, 1))
-    rooms = _tuple(
-        _gradients.Work, _own(np.int64, 2), work, _own(dtype, 3), work, _own(dtype, 1), _own(dtype, 1)
-    )  # fmt: skip
+    rooms = _tuple(_gradients.Work, _own(np.int64, 2), work, _own(dtype, 3), work, _own(dtype, 1), _own(dtype, 1))
     return compiled(
         _gradients.gradients,
         (panels, _WHEN, x, x, _any(dtype, 2), _any(dtype, 3, False), types.boolean, work, totals, rooms),
@@ -116,9 +123,7 @@ class Unit:
         self.H = w_hh.shape[0] // len(cell.gates)
         self.E = len(cell.state) - 1
         self.lanes = isa.current()
-        self.sizes = packing.sizes(
-            cell, packing.vector_numbers(self.lanes, self.dtype), self.I, self.H, self.K
-        )  # fmt: skip
+        self.sizes = packing.sizes(cell, packing.vector_numbers(self.lanes, self.dtype), self.I, self.H, self.K)
 
     # Packed when first needed: who never trains never pays for the way back.
 
@@ -137,9 +142,17 @@ class Unit:
         """Weights for ``gradients``."""
         cell = self.cell
         return _gradients.Panels(
-            packing.pack_input(cell, self.lanes, self.weights["weight_ih"], self.H), self.lanes(),
-            self.I, self.H, self.K, len(cell.gates), cell.sums(), cell.slots(), self.sizes.Hp, cell.projected,
-        )  # fmt: skip
+            packing.pack_input(cell, self.lanes, self.weights["weight_ih"], self.H),
+            self.lanes(),
+            self.I,
+            self.H,
+            self.K,
+            len(cell.gates),
+            cell.sums(),
+            cell.slots(),
+            self.sizes.Hp,
+            cell.projected,
+        )
 
     def saved_shape(self, rows: int) -> tuple[int, int]:
         """Shape of what ``forward`` keeps for that many steps of sequences."""
@@ -176,10 +189,16 @@ class Unit:
         """See ``_cpu.backward.backward``."""
         z, batch = self.sizes, len(when.order)
         backward_kernel(self.cell, self.dtype, self.lanes)(
-            self.net_back, when, readable(dy), dh, dc, saved,
-            aligned_zeros((batch, z.Kp), self.dtype), aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            self.net_back,
+            when,
+            readable(dy),
+            dh,
+            dc,
+            saved,
+            aligned_zeros((batch, z.Kp), self.dtype),
+            aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Mp if self.cell.projected else 0), self.dtype),
-        )  # fmt: skip
+        )
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any
@@ -189,13 +208,14 @@ class Unit:
         block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
         work = _gradients.Work(
-            aligned((4, chunk), np.int64), aligned((chunk, packing.padded(self.I, block)), self.dtype),
-            aligned_zeros((widest // z.W, chunk, z.W), self.dtype), aligned((chunk, z.W), self.dtype),
-            aligned(totals.bias.shape, self.dtype), aligned_zeros((self.K,), self.dtype),
-        )  # fmt: skip
-        gradients_kernel(self.dtype, self.lanes)(
-            self.panels, when, readable(x), y, h, dx, add, saved, totals, work
-        )  # fmt: skip
+            aligned((4, chunk), np.int64),
+            aligned((chunk, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((widest // z.W, chunk, z.W), self.dtype),
+            aligned((chunk, z.W), self.dtype),
+            aligned(totals.bias.shape, self.dtype),
+            aligned_zeros((self.K,), self.dtype),
+        )
+        gradients_kernel(self.dtype, self.lanes)(self.panels, when, readable(x), y, h, dx, add, saved, totals, work)
 
     def new_totals(self) -> Any:
         """Zeros to sum the gradients of the weights in."""
@@ -234,9 +254,7 @@ def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, dir
     for d in range(directions):
         part = y if directions == 1 else np.empty((*x.shape[:2], n), x.dtype)
         place = kind << 24 | layer << 1 | d
-        dropout_kernel(x.dtype)(
-            x[:, :, d * n : (d + 1) * n], part, key[0], key[1], round(p * 2**32), scale, place, t0
-        )  # fmt: skip
+        dropout_kernel(x.dtype)(x[:, :, d * n : (d + 1) * n], part, key[0], key[1], round(p * 2**32), scale, place, t0)
         if directions > 1:
             y[:, :, d * n : (d + 1) * n] = part
     return y

@@ -63,9 +63,16 @@ class Chain:
             yield t0, min(at_most, steps - t0)
 
     def run(
-        self, batch: Batch, t0: int, x: Array, y: Array, h: list[Array], c: list[Array], saved: list[Array] | None,
+        self,
+        batch: Batch,
+        t0: int,
+        x: Array,
+        y: Array,
+        h: list[Array],
+        c: list[Array],
+        saved: list[Array] | None,
         drop: Drop | None,
-    ) -> tuple[list[Array], list[Array]]:  # fmt: skip
+    ) -> tuple[list[Array], list[Array]]:
         """Run the steps of x into y, states in place; what each layer was given and what it gave."""
         when, inputs, outputs = batch.when(t0, self.reverse), [], []
         for q, unit in enumerate(self.units):
@@ -116,9 +123,20 @@ class Chain:
         return [room[: batch.rows(t0, steps)] for room in rooms]
 
     def back(
-        self, batch: Batch, stretches: list[Stretch], x: Array, dy: Array | None, dx: Array, add: bool,
-        dh: list[Array], dc: list[Array], totals: list[Any], drop: Drop | None, every: int | None, retain: bool,
-    ) -> None:  # fmt: skip
+        self,
+        batch: Batch,
+        stretches: list[Stretch],
+        x: Array,
+        dy: Array | None,
+        dx: Array,
+        add: bool,
+        dh: list[Array],
+        dc: list[Array],
+        totals: list[Any],
+        drop: Drop | None,
+        every: int | None,
+        retain: bool,
+    ) -> None:
         """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before."""
         rooms: list[Array] | None = None
         for stretch in reversed(stretches):
@@ -139,9 +157,7 @@ class Chain:
                 unit = self.units[q]
                 unit.backward(when, gradient, dh[q], dc[q], saved[q])
                 into = dx[now] if q == 0 else aligned(inputs[q].shape, unit.dtype)
-                unit.gradients(
-                    when, inputs[q], outputs[q], stretch.h[q], into, add and q == 0, saved[q], totals[q]
-                )  # fmt: skip
+                unit.gradients(when, inputs[q], outputs[q], stretch.h[q], into, add and q == 0, saved[q], totals[q])
                 gradient = into
                 if q > 0 and drop is not None:
                     gradient = drop(into, self.first + q - 1, 1, t0)

@@ -89,9 +89,15 @@ class Stack:
         return record
 
     def back(
-        self, record: Record, dy: Array | None, dx: Array, dh: list[Array], dc: list[Array],
-        gradients: list[Mapping[str, Array]], retain: bool,
-    ) -> None:  # fmt: skip
+        self,
+        record: Record,
+        dy: Array | None,
+        dx: Array,
+        dh: list[Array],
+        dc: list[Array],
+        gradients: list[Mapping[str, Array]],
+        retain: bool,
+    ) -> None:
         """Take a record back.
 
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
@@ -104,9 +110,19 @@ class Stack:
             for d, chain in enumerate(self.levels[n]):
                 own = self._own(n, d)
                 chain.back(
-                    record.batch, record.stretches[n][d], x, None if dy is None else self._part(dy, d), into, d > 0,
-                    dh[own], dc[own], totals[own], record.drop, record.every, retain,
-                )  # fmt: skip
+                    record.batch,
+                    record.stretches[n][d],
+                    x,
+                    None if dy is None else self._part(dy, d),
+                    into,
+                    d > 0,
+                    dh[own],
+                    dc[own],
+                    totals[own],
+                    record.drop,
+                    record.every,
+                    retain,
+                )
             dy = into
             if n > 0 and record.drop is not None:
                 dy = record.drop(into, n - 1, self.directions, 0)

@@ -1,0 +1,104 @@
+"""Users' arrays and ours: axes, states, and the checks of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _check
+from ._engine.batch import Batch
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass
+class Call:
+    """The arguments of one call, checked; sequences are (T, B, ...), states batched and ours to change."""
+
+    x: Array
+    h: Array  # (L * D, B, K)
+    c: Array  # (L * D, B, E * H)
+    batch: Batch
+    batched: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The sizes of a layer that decide what its arrays look like.
+
+    Inside, sequences are (T, B, ...) and states (L*D, B, ...), always.  A user may have the batch first, or none.
+    """
+
+    I: int
+    H: int
+    K: int
+    L: int
+    D: int
+    E: int  # what a cell carries beside h
+    batch_first: bool
+    dtype: np.dtype[Any]
+
+    def y_shape(self, steps: int, batch: int, batched: bool) -> tuple[int, ...]:
+        """Of y, as the user sees it."""
+        features = self.D * self.K
+        if not batched:
+            return (steps, features)
+        return (batch, steps, features) if self.batch_first else (steps, batch, features)
+
+    def turn(self, a: Array, batched: bool) -> Array:
+        """(T, B, ...) from the user's axes: a view."""
+        if not batched:
+            return a[:, None]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def call(self, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
+        """The arguments of a call, or an error that names the one that is wrong."""
+        x = _check.array(x, "x", self.dtype)
+        batched = x.ndim != 2
+        if x.ndim not in (2, 3) or x.shape[-1] != self.I:
+            axes = "B, T" if self.batch_first else "T, B"
+            raise ValueError(f"x must have shape ({axes}, {self.I}), or (T, {self.I}) unbatched, got {x.shape}")
+        x = self.turn(x, batched)
+        steps, size = x.shape[:2]
+        if lengths is not None:
+            if not batched:
+                raise ValueError("lengths must be None where x is unbatched: cut x to the length instead")
+            lengths = _check.lengths(lengths, size, steps)
+        if resets is not None:
+            wanted = (steps,) if not batched else (size, steps) if self.batch_first else (steps, size)
+            resets = self.turn(_check.mask(resets, "resets", wanted), batched)
+        h, c = self.states(state, "state", size, batched)
+        return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
+
+    def states(self, state: Any, name: str, batch: int, batched: bool, missing: bool = False) -> tuple[Array, Array]:
+        """(h, c) of our own, (L*D, B, K) and (L*D, B, E*H), from what the user gave; None stands for zeros.
+
+        ``missing``: whether an entry of a pair may be None too.
+        """
+        h = np.zeros((self.L * self.D, batch, self.K), self.dtype)
+        c = np.zeros((self.L * self.D, batch, self.E * self.H), self.dtype)
+        if state is None:
+            return h, c
+        several = isinstance(state, tuple | list)
+        if self.E and not (several and len(state) == 2):
+            got = f"{len(state)} of them" if several else type(state).__name__
+            raise ValueError(f"{name} must be a pair (h, c), got {got}")
+        if several and not self.E:
+            raise TypeError(f"{name} must be one array, h; got a {type(state).__name__} of {len(state)}")
+        for part, to, label in zip(state if self.E else (state,), (h, c), ("h", "c"), strict=False):
+            if part is None and missing:
+                continue
+            label = f"{name} {label}" if self.E else name
+            array = _check.array(part, label, self.dtype)
+            _check.shape(array, label, to.shape if batched else (to.shape[0], to.shape[2]))
+            to[...] = array if batched else array[:, None]
+        return h, c
+
+    def user_state(self, h: Array, c: Array, batched: bool) -> Any:
+        """A state as the user sees it."""
+        if not batched:
+            h, c = h[:, 0], c[:, 0]
+        return (h, c) if self.E else h
