@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .._kernel import kernel
-from .rows import add_row, address, zero_row
-from .schedule import cut, running
+from .rows import add_row, address, row_address, zero_row
+from .schedule import cut, gather, running, scatter
 from .steps import carry, cell_backward, unproject
 
 
@@ -23,28 +23,21 @@ def backward(net, when, dy, dh, dc, saved, h_work, c_work, m_work):
         What ``forward`` kept; its first S slots become the gradients of the sums.
     h_work, c_work, m_work : workspaces (B, Kp), (B, E * Hp), (B, Mp), of zeros
     """
-    steps, batch, _ = dy.shape
+    steps = dy.shape[0]
     K, H = net.K, net.H
     item = saved.itemsize
     h_row, c_row = h_work.shape[1] * item, c_work.shape[1] * item
     at_h, at_c, at_m = address(h_work), address(c_work), address(m_work)
-    E = dc.shape[1] // H
 
-    for i in range(batch):
-        b = when.order[i]
-        for k in range(K):
-            h_work[i, k] = dh[b, k]
-        for q in range(E):
-            for k in range(H):
-                c_work[i, q * (c_work.shape[1] // E) + k] = dc[b, q * H + k]
-
+    gather(when, dh, K, h_work)
+    gather(when, dc, H, c_work)
     n = 0
     row = saved.shape[0]
     for s in range(steps - 1, -1, -1):
         now = steps - 1 - s if when.reverse else s
         n = running(when, when.t0 + now, n)
         row -= n
-        at_saved = address(saved) + row * saved.strides[0]
+        at_saved = row_address(saved, row)
         if dy.shape[2] > 0:
             for i in range(n):
                 dy_row = address(dy) + now * dy.strides[0] + when.order[i] * dy.strides[1]
@@ -57,10 +50,5 @@ def backward(net, when, dy, dh, dc, saved, h_work, c_work, m_work):
                 zero_row(net, at_h + i * h_row, K)
                 zero_row(net, at_c + i * c_row, c_work.shape[1])
 
-    for i in range(batch):
-        b = when.order[i]
-        for k in range(K):
-            dh[b, k] = h_work[i, k]
-        for q in range(E):
-            for k in range(H):
-                dc[b, q * H + k] = c_work[i, q * (c_work.shape[1] // E) + k]
+    scatter(when, h_work, K, dh)
+    scatter(when, c_work, H, dc)

@@ -17,6 +17,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from .._kernel import kernel
 from .emit import I64, Emit, Int, Ptr
 
 ADDRESS = types.int64
@@ -88,6 +89,14 @@ def _copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     e.each(whole, lambda b: (to + b * stride).store((source + b * e.W).load()))
     rest_to, rest = to + whole * stride, source + whole * e.W
     e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))
+
+
+@kernel
+def row_address(array, row):
+    """Address of a row of a two-dimensional array; None for None."""
+    if array is None:
+        return None
+    return address(array) + row * array.strides[0]
 
 
 @primitive

@@ -52,3 +52,23 @@ def cut(when, t, i):
     if when.reverse:
         return t + 1 < when.lengths[i] and when.resets[t + 1, when.order[i]]
     return when.resets[t, when.order[i]]
+
+
+@kernel
+def gather(when, state, n, work):
+    """Rows of a state, pieces of n numbers each, into a workspace: in our order, each piece padded."""
+    pieces = state.shape[1] // n
+    for i in range(when.order.size):
+        for q in range(pieces):
+            for k in range(n):
+                work[i, q * (work.shape[1] // pieces) + k] = state[when.order[i], q * n + k]
+
+
+@kernel
+def scatter(when, work, n, state):
+    """The way back."""
+    pieces = state.shape[1] // n
+    for i in range(when.order.size):
+        for q in range(pieces):
+            for k in range(n):
+                state[when.order[i], q * n + k] = work[i, q * (work.shape[1] // pieces) + k]
