@@ -42,6 +42,9 @@ _SOURCES = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
 #: Stands in every cache key, and in the names of the network types (see ``_nets``).
 SOURCE_DIGEST = digest_of(*_SOURCES)
 
+#: In the name of a type: what is compiled for it isn't kept, since its source can't be read.
+UNSAVED = "unsaved"
+
 
 class PackageCache(FunctionCache):  # type: ignore[misc]
     """Numba's function cache with the whole package in the key and one file for each specialisation."""
@@ -82,6 +85,8 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
         try:
             if data.library.has_dynamic_globals:
                 return  # holds addresses of this process (as without optimisation, NUMBA_OPT=0)
+            if UNSAVED in repr(sig):
+                return
             self._impl.locator.ensure_cache_path()
             path = self._path(sig, data.codegen)
             blob = dumps(self._impl.reduce(data))

@@ -29,15 +29,17 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     return array
 
 
-def demand(what: str, **shapes: tuple[tuple[int, ...], Any]) -> None:
-    """Raise MemoryError if arrays of these (shape, dtype) can't all be had on this machine.
+def require(what: str, dtype: DTypeLike, **numbers: int) -> None:
+    """Raise MemoryError if so many numbers of a dtype, by the names of what they are for, don't fit in this machine.
 
     NumPy alone would notice too late: the system promises memory it hasn't, one array at a time.
     """
-    sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (shape, dtype) in shapes.items()}
+    sizes = {name: count * np.dtype(dtype).itemsize for name, count in numbers.items()}
     total, physical = sum(sizes.values()), _physical()
     if total > physical:
-        parts = ", ".join(f"{name} {size / 2**30:,.1f} GiB" for name, size in sizes.items() if size > 0.05 * total)
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {size / 2**30:,.1f} GiB" for name, size in sizes.items() if size > 0.05 * total
+        )
         raise MemoryError(
             f"{what} needs {total / 2**30:,.1f} GiB ({parts}); this machine has {physical / 2**30:,.1f} GiB"
         )

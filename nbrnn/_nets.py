@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import uuid
 from collections import namedtuple
 from typing import Any
 
 from ._cells import GRU, LSTM, Cell, LSTMProjected, RNNRelu, RNNTanh
-from ._kernel import SOURCE_DIGEST, digest_of
+from ._kernel import SOURCE_DIGEST, UNSAVED, digest_of
 
 #: w: the packed buffer (``_cpu.packing``); lanes: the vector width it is packed for, as a type; I, H, K: input size,
 #: hidden size, output size (K = H unless projected).
@@ -27,14 +28,22 @@ _CLASSES: dict[type[Cell], type] = {}
 def net_class(cell: type[Cell]) -> Any:
     """The NamedTuple class of a cell's networks (made at the first call)."""
     if cell not in _CLASSES:
-        source = pathlib.Path(inspect.getfile(cell))
-        stamp = SOURCE_DIGEST if cell.__module__.startswith(__package__) else SOURCE_DIGEST[:8] + digest_of(source)[:8]
-        name = f"{cell.name}Net_{stamp}"
+        name = f"{cell.__name__}Net_{_stamp(cell)}"
         made = namedtuple(name, FIELDS, module=__name__)  # type: ignore[misc]
         globals()[name] = made
         _CELLS[made] = cell
         _CLASSES[cell] = made
     return _CLASSES[cell]
+
+
+def _stamp(cell: type[Cell]) -> str:
+    """What changes with the source of the package and of the cell."""
+    if cell.__module__.startswith(f"{__package__}."):
+        return SOURCE_DIGEST
+    try:
+        return SOURCE_DIGEST[:8] + digest_of(pathlib.Path(inspect.getfile(cell)))[:8]
+    except (OSError, TypeError):  # defined at a prompt: nothing tells one version from the next
+        return UNSAVED + uuid.uuid4().hex[:8]
 
 
 def cell_of(net_type: Any) -> type[Cell]:

@@ -48,7 +48,7 @@ class ReadOnly(np.ndarray[Any, Any]):
 
     def __array_wrap__(self, array: Array, context: Any = None, return_scalar: bool = False) -> Any:
         """Results of arithmetic are plain arrays."""
-        return array[()] if return_scalar else np.asarray(array)
+        return array[()] if return_scalar or array.ndim == 0 else np.asarray(array)
 
 
 def _in_place(name: str) -> Any:

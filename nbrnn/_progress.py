@@ -12,7 +12,7 @@ class Bar(Protocol):
     """What is used of a bar."""
 
     def update(self, n: int = 1) -> Any:
-        """N more are done."""
+        """n more are done."""
 
     def set_postfix_str(self, s: str, refresh: bool = False) -> Any:
         """Say something beside the bar, at its next update."""
@@ -29,7 +29,7 @@ class PlainBar:
         self.begun, self.shown = time.perf_counter(), 0.0
 
     def update(self, n: int = 1) -> None:
-        """N more are done."""
+        """n more are done."""
         self.done += n
         if sys.stderr.isatty() and time.perf_counter() - self.shown > 0.1:
             self._show("\r")
@@ -77,7 +77,7 @@ class Progress:
 
 
 def _tqdm(total: int, description: str) -> Bar | None:
-    """Tqdm's bar, where it is installed and there is a terminal to show it on."""
+    """tqdm's bar, where it is installed and there is a terminal to show it on."""
     if not sys.stderr.isatty():
         return None
     try:

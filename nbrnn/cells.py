@@ -17,15 +17,15 @@ Array = NDArray[Any]
 class RecurrentCell(Parametric):
     """What RNNCell, GRUCell and LSTMCell share: a layer that is run for one step."""
 
-    def __init__(self, config: dict[str, Any], layer: Recurrent) -> None:
-        super().__init__(config)
+    def __init__(self, layer: Recurrent) -> None:
+        super().__init__()
         self._layer = layer
         self._rng, self._parameters = layer._rng, layer._parameters
         self.input_size, self.hidden_size, self.bias = layer.input_size, layer.hidden_size, layer.bias
         self.dtype = layer.dtype
 
     def _lift(self, x: Any, state: Any) -> tuple[Array, Any]:
-        """X and state as of a layer, for one step."""
+        """x and state as of a layer, for one step."""
         x = _check.array(x, "x", self.dtype)
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ValueError(f"x must have shape (B, {self.input_size}), or ({self.input_size},), got {x.shape}")
@@ -64,18 +64,52 @@ class RecurrentCell(Parametric):
         return _first(self._layer(*self._lift(x, state))[1])
 
     def forward(self, x: Array, state: Any = None) -> tuple[Any, Tape]:
-        """One step, and a tape for ``backward``; x must not be changed before that."""
+        """One step, and a tape for ``backward``.
+
+        Parameters
+        ----------
+        x, state
+            As in a call; x must not be changed before ``backward``.
+
+        Returns
+        -------
+        state : as the argument
+            After the step.
+        tape : Tape
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in a call.
+        """
         _, after, tape = self._layer.forward(*self._lift(x, state))
         return _first(after), tape
 
     def backward(self, tape: Tape, dstate: Any = None, retain: bool = False) -> Gradients:
-        """Gradients from that for the state after the step: for x, the state before, and the parameters."""
+        """Backpropagation through the step.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``forward`` of this cell.
+        dstate : as state, optional
+            Gradient of the loss for the state after the step; None stands for zero.
+        retain : bool
+            Leave the tape usable for another ``backward``.
+
+        Returns
+        -------
+        Gradients
+            ``x``, ``state`` (before the step), ``params``, ``flat``.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As for the layers.
+        """
         batch = tape.x_shape[1:-1] if isinstance(tape, RecurrentTape) else ()
         grads = self._layer.backward(tape, None, self._lift_state(dstate, "dstate", batch), retain)
         return Gradients(None if grads.x is None else grads.x[0], _first(grads.state), grads.params, grads.flat)
-
-    def _describe(self) -> list[str]:
-        return self._layer._describe()
 
 
 def _first(state: Any) -> Any:
@@ -83,19 +117,26 @@ def _first(state: Any) -> Any:
     return tuple(part[0] for part in state) if isinstance(state, tuple) else state[0]
 
 
-class _RNN(layers.RNN):
+class _Single(Recurrent):
+    """A layer whose parameters are named as a cell's: without a suffix."""
+
     def _suffixes(self) -> list[str]:
         return [""]
 
-
-class _GRU(layers.GRU):
-    def _suffixes(self) -> list[str]:
-        return [""]
+    def _called(self) -> str:
+        return f"{type(self).__name__[1:]}Cell"
 
 
-class _LSTM(layers.LSTM):
-    def _suffixes(self) -> list[str]:
-        return [""]
+class _RNN(_Single, layers.RNN):
+    pass
+
+
+class _GRU(_Single, layers.GRU):
+    pass
+
+
+class _LSTM(_Single, layers.LSTM):
+    pass
 
 
 class RNNCell(RecurrentCell):
@@ -104,10 +145,20 @@ class RNNCell(RecurrentCell):
     Parameters
     ----------
     input_size, hidden_size : int
+        I and H, >= 1.
     bias : bool
+        Whether there are b_ih and b_hh.
     nonlinearity : "tanh" or "relu"
+        act.
     dtype : float32 or float64
+        Of parameters, inputs, states and all arithmetic.
     rng : numpy.random.Generator, seed or None
+        For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
 
     Examples
     --------
@@ -130,14 +181,23 @@ class RNNCell(RecurrentCell):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        config = dict(locals())
-        super().__init__(
-            config, _RNN(input_size, hidden_size, nonlinearity=nonlinearity, bias=bias, dtype=dtype, rng=rng)
-        )
+        layer = _RNN(input_size, hidden_size, nonlinearity=nonlinearity, bias=bias, dtype=dtype, rng=rng)
+        super().__init__(layer)
+        self.nonlinearity = layer.nonlinearity
 
 
 class GRUCell(RecurrentCell):
-    """One step of a GRU; parameters as for ``RNNCell``.
+    """One step of a GRU.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, dtype, rng
+        As for ``RNNCell``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for ``RNNCell``.
 
     Examples
     --------
@@ -150,11 +210,21 @@ class GRUCell(RecurrentCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike = np.float32, rng: Seed = None
     ) -> None:
-        super().__init__(dict(locals()), _GRU(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))
+        super().__init__(_GRU(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))
 
 
 class LSTMCell(RecurrentCell):
-    """One step of an LSTM: ``h, c = cell(x, (h, c))``; parameters as for ``RNNCell``.
+    """One step of an LSTM: ``h, c = cell(x, (h, c))``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, dtype, rng
+        As for ``RNNCell``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for ``RNNCell``.
 
     Examples
     --------
@@ -168,4 +238,4 @@ class LSTMCell(RecurrentCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike = np.float32, rng: Seed = None
     ) -> None:
-        super().__init__(dict(locals()), _LSTM(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))
+        super().__init__(_LSTM(input_size, hidden_size, bias=bias, dtype=dtype, rng=rng))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -56,8 +54,6 @@ class RNN(Recurrent):
     ((7, 2, 5), (1, 2, 5))
     """
 
-    _defaults: ClassVar[dict[str, Any]] = Recurrent._defaults | {"nonlinearity": "tanh"}
-
     def __init__(
         self,
         input_size: int,
@@ -72,12 +68,10 @@ class RNN(Recurrent):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        config = dict(locals())
-        _check.choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
-        self.nonlinearity = nonlinearity
-        cell = _cells.RNNTanh if nonlinearity == "tanh" else _cells.RNNRelu
+        self.nonlinearity: str = _check.choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
+        self.cell = _cells.RNNTanh if nonlinearity == "tanh" else _cells.RNNRelu
         super().__init__(
-            cell, config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, dtype, rng
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng
         )
 
 
@@ -91,6 +85,11 @@ class GRU(Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
         As for ``RNN``.  Weights hold the gates in the order r, z, n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for ``RNN``.
 
     References
     ----------
@@ -106,33 +105,7 @@ class GRU(Recurrent):
     ((7, 2, 10), (4, 2, 5))
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        dtype: DTypeLike = np.float32,
-        rng: Seed = None,
-    ) -> None:
-        super().__init__(
-            _cells.GRU,
-            dict(locals()),
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            0,
-            dtype,
-            rng,
-        )
+    cell = _cells.GRU
 
 
 class LSTM(Recurrent):
@@ -148,6 +121,11 @@ class LSTM(Recurrent):
     proj_size : int
         P: size that h is projected to, 0 <= P < H; 0: no projection.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As for ``RNN``.
+
     References
     ----------
     S. Hochreiter and J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997); F. Gers et al., "Learning
@@ -161,8 +139,6 @@ class LSTM(Recurrent):
     >>> y.shape, h.shape, c.shape
     ((7, 2, 2), (1, 2, 2), (1, 2, 5))
     """
-
-    _defaults: ClassVar[dict[str, Any]] = Recurrent._defaults | {"proj_size": 0}
 
     def __init__(
         self,
@@ -178,11 +154,11 @@ class LSTM(Recurrent):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        config = dict(locals())
-        P, H = _check.size(proj_size, "proj_size", 0), _check.size(hidden_size, "hidden_size")
+        H, P = _check.size(hidden_size, "hidden_size"), _check.size(proj_size, "proj_size", 0)
         if P >= H:
             raise ValueError(f"proj_size must be smaller than hidden_size ({H}), got {P}")
-        cell = _cells.LSTMProjected if P else _cells.LSTM
+        self.proj_size = P
+        self.cell = _cells.LSTMProjected if P else _cells.LSTM
         super().__init__(
-            cell, config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, P, dtype, rng
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,17 +67,17 @@ class Tape:
 
 
 class Parametric:
-    """Something with parameters, that can be copied and pickled.
+    """Something with parameters, that can be copied, pickled and shown.
+
+    Each argument of a subclass's constructor must be an attribute of that name: copies, pickles and ``repr`` are made
+    of them.
 
     Parameters
     ----------
-    config : mapping
-        What the constructor was called with, for copies and pickles: everything but ``rng``.
     rng : numpy.random.Generator, seed or None
     """
 
-    def __init__(self, config: Mapping[str, Any], rng: Seed = None) -> None:
-        self._config = {k: v for k, v in config.items() if k not in ("self", "rng", "__class__")}
+    def __init__(self, rng: Seed = None) -> None:
         self._rng = generator(rng)
         self._parameters = Parameters({}, np.float32)
 
@@ -97,27 +98,46 @@ class Parametric:
     def _generator(self, rng: Seed) -> np.random.Generator:
         return self._rng if rng is None else generator(rng)
 
+    def _arguments(self) -> dict[str, Any]:
+        """What the constructor would have to be called with to make another like this, but for ``rng``."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if name != "rng"}
+
     def _describe(self) -> list[str]:
-        """What stands between the brackets of the repr."""
-        return []
+        """What stands between the brackets of the repr: arguments that must be given, others than their defaults."""
+        known, parts = inspect.signature(type(self)).parameters, []
+        for name, value in self._arguments().items():
+            if known[name].default is inspect.Parameter.empty:
+                parts.append(repr(value))
+            elif name == "dtype":
+                parts.append(f"dtype={np.dtype(value).name}")
+            elif value != known[name].default:
+                parts.append(f"{name}={value!r}")
+        return parts
+
+    def _called(self) -> str:
+        """What it is called in what is said of it."""
+        return type(self).__name__
 
     def __repr__(self) -> str:
         count = self._parameters.size
-        return f"<{type(self).__name__}({', '.join(self._describe())}): {count:,} parameter{'s' * (count != 1)}>"
+        return f"<{self._called()}({', '.join(self._describe())}): {count:,} parameter{'s' * (count != 1)}>"
 
     def __copy__(self) -> Any:
         """As deepcopy: two that share parameters or a generator would be no copies."""
         return copy.deepcopy(self)
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self._config, np.array(self.flat), self._rng)
+        return _rebuild, (type(self), self._arguments(), np.array(self.flat), self._rng)
 
 
 class Module(Parametric):
     """A network or a part of one: ``y, state = module(x, state, lengths)``."""
 
+    #: Whether x and y are (B, T, ...); None: the module takes (T, B, ...), or doesn't care.
+    batch_first: bool | None = None
+
     def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, Any]:
-        """Y and the state after, for inference."""
+        """y and the state after, for inference."""
         raise NotImplementedError
 
     def forward(self, x: Array, state: Any = None, lengths: Any = None, *, rng: Seed = None) -> tuple[Array, Any, Tape]:
@@ -145,8 +165,8 @@ def generator(rng: Seed) -> np.random.Generator:
         raise ValueError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}") from None
 
 
-def _rebuild(cls: type[Parametric], config: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Parametric:
-    module = cls(**config)
+def _rebuild(cls: type[Parametric], arguments: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Parametric:
+    module = cls(**arguments)
     module._rng = rng
     if module._parameters.size:
         module.flat = flat

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _check
 from ._params import Parameters
 from .module import Gradients, Module, Seed, Tape
 from .pointwise import Pointwise
-from .recurrent import Recurrent
 
 Array = NDArray[Any]
 
@@ -51,17 +51,16 @@ class Sequential(Module):
     """
 
     def __init__(self, *parts: Module) -> None:
-        super().__init__({})
+        super().__init__()
         for q, part in enumerate(parts):
             if not isinstance(part, Module):
                 raise TypeError(f"part {q} must be a layer or a network, got {type(part).__name__}")
         if not parts:
             raise ValueError("a network must have at least one part, got none")
-        axes = {p.batch_first for p in parts if isinstance(p, Recurrent | Sequential) and p.batch_first is not None}
+        axes = {part.batch_first for part in parts} - {None}
         if len(axes) > 1:
             raise ValueError("batch_first must be the same for all parts, got both")
-        #: As of the recurrent parts; None where there are none.
-        self.batch_first: bool | None = axes.pop() if axes else None
+        self.batch_first = axes.pop() if axes else None
         self._parts = parts
         self._parameters = Parameters.join({str(q): part._parameters for q, part in enumerate(parts)})
 
@@ -84,12 +83,9 @@ class Sequential(Module):
         return tuple(state)
 
     def _turn(self, part: Module, a: Any) -> Any:
-        """Parts without state are time-major: turn what passes to and from them."""
-        return (
-            a.swapaxes(0, 1)
-            if self.batch_first and isinstance(part, Pointwise) and a is not None and a.ndim == 3
-            else a
-        )
+        """Between the network's axes and those of a part that takes (T, B, ...) only: a view."""
+        turned = self.batch_first and part.batch_first is None and getattr(a, "ndim", 0) == 3
+        return a.swapaxes(0, 1) if turned else a
 
     def __call__(
         self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None
@@ -145,6 +141,7 @@ class Sequential(Module):
         """Gradients from dy and dstate, as of the parts; ``grads.state`` has an entry for each part."""
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
+        retain = _check.flag(retain, "retain")
         self._check_dstate(tape, dstate)
         given = self._states(dstate, "dstate")
         flat = np.zeros(self._parameters.size, self._parameters.dtype)

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _check
 from ._cpu.activation import activate
 from ._cpu.dropout import MODULE
-from ._cpu.unit import dropout
+from ._cpu.unit import draw_key, dropout
 from ._params import Parameters
 from .module import Gradients, Module, Seed, Tape
 
@@ -43,7 +43,7 @@ class Pointwise(Module):
         raise NotImplementedError
 
     def _enter(self, x: Any, state: Any, lengths: Any) -> tuple[Array, Array | None]:
-        """X as (T, B, n), and which steps are inside their sequences."""
+        """x as (T, B, n), and which steps are inside their sequences."""
         if state is not None:
             raise ValueError(f"state must be None for {type(self).__name__}, got {type(state).__name__}")
         x = self._check_x(x)
@@ -55,27 +55,55 @@ class Pointwise(Module):
         return _only(x, inside), inside
 
     def __call__(self, x: Array, state: None = None, lengths: Any = None) -> tuple[Array, None]:
-        """Y for x, for inference; the state is None.
+        """y for x, for inference.
 
         Parameters
         ----------
         x : ndarray, shape (T, B, n), or (..., n) without ``lengths``
         state : None
+            There is none: for the protocol of all parts.
         lengths : array_like of int, shape (B,), optional
+            Steps of each sequence; y past them is 0.
 
         Returns
         -------
         y : ndarray
         state : None
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype.
         """
         given, inside = self._enter(x, state, lengths)
         y = _only(self._run(given, None)[0], inside)
         return y.reshape(*np.shape(x)[:-1], y.shape[-1]), None
 
     def forward(
-        self, x: Array, state: None = None, lengths: Any = None, rng: Seed = None
+        self, x: Array, state: None = None, lengths: Any = None, *, rng: Seed = None
     ) -> tuple[Array, None, PointwiseTape]:
-        """y, None and a tape for ``backward``; x must not be changed before that."""
+        """Run for training: applies dropout, and keeps what ``backward`` needs.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call; x must not be changed before ``backward``.
+        rng : numpy.random.Generator, seed or None
+            Where the key of the dropout comes from; None: the part's own generator.  Not touched without dropout.
+
+        Returns
+        -------
+        y : ndarray
+            Read-only, since the tape may refer to it.
+        state : None
+        tape : Tape
+            For one ``backward``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in a call.
+        """
         given, inside = self._enter(x, state, lengths)
         y, kept = self._run(given, self._generator(rng))
         y = _only(y, inside)
@@ -85,10 +113,34 @@ class Pointwise(Module):
         return y.view(), None, tape
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: None = None, retain: bool = False) -> Gradients:
-        """Gradients for x and the parameters from dy, of y's shape (None: zero)."""
+        """Gradients for x and the parameters.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``forward`` of this part, with the parameters unchanged since.
+        dy : ndarray, shape of y, optional
+            Gradient of the loss for y; None stands for zero.  What lies past a sequence's end is ignored.
+        dstate : None
+        retain : bool
+            Leave the tape usable for another ``backward``.
+
+        Returns
+        -------
+        Gradients
+            ``x``, ``params``, ``flat``; ``state`` is None.
+
+        Raises
+        ------
+        RuntimeError
+            The tape has been used, or the parameters have changed since.
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype; the tape stays usable.
+        """
         if not isinstance(tape, PointwiseTape):
             raise TypeError(f"tape must come from forward of this part, got {type(tape).__name__}")
         tape._check(self)
+        retain = _check.flag(retain, "retain")
         self._check_dstate(tape, dstate)
         shape = (*tape.x_shape[:-1], tape.y_shape[-1])
         dy = np.zeros(shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
@@ -163,7 +215,7 @@ class Linear(Pointwise):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        super().__init__(locals(), rng)
+        super().__init__(rng)
         self.in_features = _check.size(in_features, "in_features")
         self.out_features = _check.size(out_features, "out_features")
         self.bias = _check.flag(bias, "bias")
@@ -210,12 +262,6 @@ class Linear(Pointwise):
             gradients["bias"][...] = rows.sum(0)
         return dy @ np.asarray(self.params["weight"])
 
-    def _describe(self) -> list[str]:
-        parts = [str(self.in_features), str(self.out_features)]
-        parts += ["bias=False"] * (not self.bias)
-        parts += [f"activation={self.activation!r}"] * (self.activation is not None)
-        return [*parts, f"dtype={self.dtype.name}"]
-
 
 def softmax(x: Array) -> Array:
     """e^x / sum e^x over the last axis, from the side that can't overflow."""
@@ -248,7 +294,7 @@ class Dropout(Pointwise):
     """
 
     def __init__(self, p: float = 0.5, *, rng: Seed = None) -> None:
-        super().__init__(locals(), rng)
+        super().__init__(rng)
         self.p = _check.number(p, "p", 0, 1)
 
     def _check_x(self, x: Any) -> Array:
@@ -262,8 +308,7 @@ class Dropout(Pointwise):
     def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
         if rng is None or self.p == 0:
             return x.view(), (x, None)
-        low, high = rng.integers(0, 2**32, 2)
-        key = (int(low), int(high))
+        key = draw_key(rng)
         return dropout(x, self.p, key, MODULE, 0, 1, 0), (x[:0], key)
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:

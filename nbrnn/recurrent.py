@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,9 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 from . import _cells, _check
 from ._axes import Axes
 from ._cpu import isa
-from ._engine.chain import Drop
+from ._cpu.unit import draw_key
+from ._engine.chain import Drop, Pass
 from ._engine.stack import Record, Stack
-from ._memory import demand
+from ._memory import require
 from ._params import Parameters
 from .module import Gradients, Module, Seed, Tape
 from .stream import Stream
@@ -24,27 +25,30 @@ State = Array | tuple[Array, Array] | None
 
 
 class Recurrent(Module):
-    """What RNN, GRU and LSTM share; see there."""
+    """What RNN, GRU and LSTM share; see there.
 
-    _cell: type[_cells.Cell]
+    A subclass names its ``cell``, and has with that all that they have.
+    """
+
+    #: The mathematics of a step.
+    cell: type[_cells.Cell]
+    #: Size of what h is projected to; 0: it isn't.
+    proj_size: int = 0
 
     def __init__(
         self,
-        cell: type[_cells.Cell],
-        config: Mapping[str, Any],
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        proj_size: int,
-        dtype: DTypeLike,
-        rng: Seed,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
     ) -> None:
-        super().__init__(config, rng)
-        self._cell = cell
+        super().__init__(rng)
         self.input_size = _check.size(input_size, "input_size")
         self.hidden_size = _check.size(hidden_size, "hidden_size")
         self.num_layers = _check.size(num_layers, "num_layers")
@@ -52,20 +56,19 @@ class Recurrent(Module):
         self.batch_first = _check.flag(batch_first, "batch_first")
         self.dropout = _check.number(dropout, "dropout", 0, 1)
         self.bidirectional = _check.flag(bidirectional, "bidirectional")
-        self.proj_size = proj_size
         self.dtype = _check.float_dtype(dtype)
         self._axes = Axes(
             self.input_size,
             self.hidden_size,
-            proj_size or self.hidden_size,
+            self.proj_size or self.hidden_size,
             self.num_layers,
             2 if self.bidirectional else 1,
-            len(cell.state) - 1,
+            self.cell.extras(),
             self.batch_first,
             self.dtype,
         )
         shapes = self._shapes()
-        demand(type(self).__name__, parameters=((sum(math.prod(s) for s in shapes.values()),), self.dtype))
+        require(self._called(), self.dtype, parameters=sum(math.prod(s) for s in shapes.values()))
         self._parameters = Parameters(shapes, self.dtype)
         bound = 1 / math.sqrt(self.hidden_size)
         self.flat = self._rng.uniform(-bound, bound, self._parameters.size)
@@ -78,7 +81,7 @@ class Recurrent(Module):
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters, in torch's order."""
         D, K = self._axes.D, self._axes.K
-        rows = len(self._cell.gates) * self.hidden_size
+        rows = len(self.cell.gates) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for unit, name in enumerate(self._suffixes()):
             shapes["weight_ih" + name] = (rows, self.input_size if unit < D else D * K)
@@ -99,7 +102,7 @@ class Recurrent(Module):
         key = (self._parameters.version, isa.current())
         if self._packed is None or self._packed[0] != key:
             views = {name: np.asarray(a) for name, a in self.params.items()}
-            self._packed = (key, Stack(self._cell, self._by_unit(views), self._axes.D))
+            self._packed = (key, Stack(self.cell, self._by_unit(views), self._axes.D))
         return self._packed[1]
 
     # What users call
@@ -156,13 +159,15 @@ class Recurrent(Module):
         """
         call = self._axes.call(x, state, lengths, resets)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
+        stack, made = self._stack(), math.prod(shape) if out is None else 0
+        between = stack.numbers_to_infer(call.batch)
+        require(f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
         if out is None:
-            demand(f"{type(self).__name__} for x of shape {np.shape(x)}", y=(shape, self.dtype))
             y = np.empty(shape, self.dtype)
         else:
             states = state if isinstance(state, tuple | list) else (state,)
             y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
-        self._stack().infer(call.batch, call.x, self._axes.turn(y, call.batched), list(call.h), list(call.c))
+        stack.infer(call.batch, call.x, self._axes.turn(y, call.batched), list(call.h), list(call.c))
         return y if out is None else out, self._axes.user_state(call.h, call.c, call.batched)
 
     def forward(
@@ -212,30 +217,22 @@ class Recurrent(Module):
         ((7, 2, 3), (20, 3), (200,))
         """
         call = self._axes.call(x, state, lengths, resets)
-        every = self._every(checkpoint, call.batch.steps)
+        checkpoint = self._checkpoint(checkpoint, call.batch.steps)
         drop = None
         if self.dropout > 0 and self.num_layers > 1:
-            low, high = self._generator(rng).integers(0, 2**32, 2)
-            drop = Drop(self.dropout, (int(low), int(high)))
-        steps, size = call.x.shape[:2]
-        shape = self._axes.y_shape(steps, size, call.batched)
-        stack = self._stack()
-        kept = min(every or steps, steps)
-        demand(
-            f"{type(self).__name__}.forward for x of shape {np.shape(x)}",
-            y=(shape, self.dtype),
-            tape=((len(stack.units), kept * size, stack.units[0].saved_shape(1)[1]), self.dtype),
-        )
+            drop = Drop(self.dropout, draw_key(self._generator(rng)))
+        stack, way = self._stack(), Pass(call.batch, drop, checkpoint)
+        shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
+        what = f"{self._called()}.forward for x of shape {np.shape(x)}"
+        require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
         base = np.empty(shape, self.dtype)
-        record = stack.record(
-            call.batch, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c), drop, every
-        )
+        record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
         return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
 
     @staticmethod
-    def _every(checkpoint: Any, steps: int) -> int | None:
+    def _checkpoint(checkpoint: Any, steps: int) -> int | None:
         if checkpoint is None:
             return None
         if isinstance(checkpoint, str):
@@ -279,8 +276,9 @@ class Recurrent(Module):
             _check.shape(dy, "dy", tape.y_shape)
             dy = self._axes.turn(dy, tape.batched)
         dh, dc = self._check_dstate(tape, dstate)
-        demand(f"{type(self).__name__}.backward", dx=(tape.x_shape, self.dtype))
-        dx = (np.empty if record.batch.full else np.zeros)(tape.x_shape, self.dtype)
+        between = tape.stack.numbers_to_go_back(record)
+        require(f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between)
+        dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
         flat = np.zeros(self._parameters.size, self.dtype)
         params = self._parameters.views_of(flat)
         try:
@@ -292,7 +290,7 @@ class Recurrent(Module):
         return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> tuple[Array, Array]:
-        return self._axes.states(dstate, "dstate", tape.record.batch.size, tape.batched, missing=True)
+        return self._axes.states(dstate, "dstate", tape.record.way.batch.size, tape.batched, missing=True)
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """A stream: takes one step at a time and carries the state.
@@ -326,22 +324,6 @@ class Recurrent(Module):
             raise ValueError("stream needs a layer of one direction, this one is bidirectional")
         size = None if batch_size is None else _check.size(batch_size, "batch_size")
         return Stream(self._stack(), self._axes, size)
-
-    def _describe(self) -> list[str]:
-        parts = [str(self.input_size), str(self.hidden_size)]
-        for name, default in self._defaults.items():
-            value = getattr(self, name)
-            if value != default:
-                parts.append(f"{name}={value!r}")
-        return [*parts, f"dtype={self.dtype.name}"]
-
-    _defaults: ClassVar[dict[str, Any]] = {
-        "num_layers": 1,
-        "bias": True,
-        "batch_first": False,
-        "dropout": 0.0,
-        "bidirectional": False,
-    }
 
 
 class RecurrentTape(Tape):

@@ -38,7 +38,7 @@ class Stream:
         self._when = Batch.of(1, self._B, None, None).when(0, False)
         # Everything a step needs, so that it makes no arrays of its own.
         self._between = np.empty((len(units) - 1, 1, self._B, units[0].K), stack.dtype)
-        self._parts = [(u, h, c, u.workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)]
+        self._parts = [(u, h, c, u.forward_workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)]
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """One step.

@@ -6,8 +6,6 @@ after the product, as the GRU's reset gate:
     h' = (1 - f) h + f n
 """
 
-import numpy as np
-
 from nbrnn._cells import Cell
 from nbrnn._cells.ops import sigmoid, tanh
 from nbrnn.recurrent import Recurrent
@@ -16,35 +14,27 @@ from nbrnn.recurrent import Recurrent
 class MGU(Cell):
     """Gates f (forget), n (new)."""
 
-    name = "MGU"
     gates = ("f", "n")
     split = ("n",)
     saved = ("f", "n", "n_h", "h")
 
     @staticmethod
     def forward(sums, state):
-        n_x, f, n_h = sums
+        n_x, a_f, n_h = sums
         (h,) = state
-        f = sigmoid(f)
+        f = sigmoid(a_f)
         n = tanh(n_x + f * n_h)
         return (h + f * (n - h),), (f, n, n_h, h)
 
     @staticmethod
     def backward(dstate, saved):
         (dh,), (f, n, n_h, h) = dstate, saved
-        dn = dh * f * (1 - n * n)
-        df = (dh * (n - h) + dn * n_h) * f * (1 - f)
-        return (dn, df, dn * f), (dh * (1 - f),)
+        dn_x = dh * f * (1 - n * n)
+        da_f = (dh * (n - h) + dn_x * n_h) * f * (1 - f)
+        return (dn_x, da_f, dn_x * f), (dh * (1 - f),)
 
 
 class MGULayer(Recurrent):
     """Layers of minimal gated units, with everything that RNN, GRU and LSTM can do."""
 
-    def __init__(
-        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, *,
-        dtype=np.float32, rng=None,
-    ):  # fmt: skip
-        super().__init__(
-            MGU, dict(locals()), input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
-            dtype, rng,
-        )  # fmt: skip
+    cell = MGU

@@ -177,7 +177,7 @@ def test_repr():
     assert repr(nbrnn.LSTM(4, 32)) == "<LSTM(4, 32, dtype=float32): 4,864 parameters>"
     layer = nbrnn.RNN(4, 32, num_layers=2, nonlinearity="relu", bidirectional=True, dropout=0.25, dtype="float64")
     assert repr(layer) == (
-        "<RNN(4, 32, num_layers=2, dropout=0.25, bidirectional=True, nonlinearity='relu', dtype=float64): "
+        "<RNN(4, 32, num_layers=2, nonlinearity='relu', dropout=0.25, bidirectional=True, dtype=float64): "
         "8,704 parameters>"
     )
     assert "proj_size=3" in repr(nbrnn.LSTM(4, 32, proj_size=3))

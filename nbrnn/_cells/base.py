@@ -23,8 +23,6 @@ class Cell:
     ``+ - * /``, with the functions of ``ops`` (see there for what those values can be).
     """
 
-    #: The cell's name: that of its network type (``<name>Net``).
-    name: ClassVar[str]
     #: Gates in the order of their row blocks in weight_ih and weight_hh.
     gates: ClassVar[tuple[str, ...]]
     #: Gates whose formula wants the input's and the hidden state's sums apart.
@@ -67,9 +65,29 @@ class Cell:
         return len(cls.gates) + len(cls.split)
 
     @classmethod
+    def extras(cls) -> int:
+        """Number of what is carried beside h."""
+        return len(cls.state) - 1
+
+    @classmethod
     def slots(cls) -> int:
         """Values kept for each step and unit: what is saved, later overwritten by the gradients of the sums.
 
-        A projection also keeps what it projects and the gradient of what it yields, for the gradient of weight_hr.
+        A projection also keeps, for the gradient of weight_hr, what it projects and the gradient of what it yields.
         """
-        return max(len(cls.saved), cls.sums()) + 2 * cls.projected
+        return cls.slots_of_step() + 2 * cls.projected
+
+    @classmethod
+    def slots_of_step(cls) -> int:
+        """The slots of the step itself."""
+        return max(len(cls.saved), cls.sums())
+
+    @classmethod
+    def slot_projected(cls) -> int:
+        """The slot of what is projected."""
+        return cls.slots_of_step()
+
+    @classmethod
+    def slot_projection(cls) -> int:
+        """The slot of the gradient for the projection."""
+        return cls.slots_of_step() + 1

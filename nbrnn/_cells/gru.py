@@ -16,23 +16,22 @@ from .ops import sigmoid, tanh
 class GRU(Cell):
     """Gates r (reset), z (update), n (new)."""
 
-    name = "GRU"
     gates = ("r", "z", "n")
     split = ("n",)
     saved = ("r", "z", "n", "n_h", "h")
 
     @staticmethod
     def forward(sums, state):
-        n_x, r, z, n_h = sums
+        n_x, a_r, a_z, n_h = sums
         (h,) = state
-        r, z = sigmoid(r), sigmoid(z)
+        r, z = sigmoid(a_r), sigmoid(a_z)
         n = tanh(n_x + r * n_h)
         return (n + z * (h - n),), (r, z, n, n_h, h)
 
     @staticmethod
     def backward(dstate, saved):
         (dh,), (r, z, n, n_h, h) = dstate, saved
-        dn = dh * (1 - z) * (1 - n * n)
-        dr = dn * n_h * r * (1 - r)
-        dz = dh * (h - n) * z * (1 - z)
-        return (dn, dr, dz, dn * r), (dh * z,)
+        dn_x = dh * (1 - z) * (1 - n * n)
+        da_r = dn_x * n_h * r * (1 - r)
+        da_z = dh * (h - n) * z * (1 - z)
+        return (dn_x, da_r, da_z, dn_x * r), (dh * z,)

@@ -16,16 +16,15 @@ from .ops import sigmoid, tanh
 class LSTM(Cell):
     """Gates i (input), f (forget), g (cell), o (output)."""
 
-    name = "LSTM"
     gates = ("i", "f", "g", "o")
     state = ("h", "c")
     saved = ("i", "f", "g", "o", "c")
 
     @staticmethod
     def forward(sums, state):
-        i, f, g, o = sums
+        a_i, a_f, a_g, a_o = sums
         _, c = state
-        i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+        i, f, g, o = sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
         c_new = f * c + i * g
         return (o * tanh(c_new), c_new), (i, f, g, o, c)
 
@@ -34,15 +33,14 @@ class LSTM(Cell):
         (dh, dc), (i, f, g, o, c) = dstate, saved
         m = tanh(f * c + i * g)
         dc = dc + dh * o * (1 - m * m)
-        di = dc * g * i * (1 - i)
-        df = dc * c * f * (1 - f)
-        dg = dc * i * (1 - g * g)
-        do = dh * m * o * (1 - o)
-        return (di, df, dg, do), (0, dc * f)
+        da_i = dc * g * i * (1 - i)
+        da_f = dc * c * f * (1 - f)
+        da_g = dc * i * (1 - g * g)
+        da_o = dh * m * o * (1 - o)
+        return (da_i, da_f, da_g, da_o), (0, dc * f)
 
 
 class LSTMProjected(LSTM):
     """The same, with h' projected."""
 
-    name = "LSTMProjected"
     projected = True

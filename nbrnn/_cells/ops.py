@@ -47,7 +47,7 @@ def relu(x: Any) -> Any:
 
 
 def where_positive(x: Any, y: Any) -> Any:
-    """Y where x > 0 (or x is NaN), else 0: the derivative of ``relu`` applied to y."""
+    """y where x > 0 (or x is NaN), else 0: the derivative of ``relu`` applied to y."""
     return x.where_positive(y) if _traced(x) else np.where(x <= 0, 0, y)
 
 

@@ -12,7 +12,6 @@ from .ops import relu, tanh, where_positive
 class RNNTanh(Cell):
     """h' = tanh(a)."""
 
-    name = "RNNTanh"
     gates = ("h",)
     saved = ("h_new",)
 
@@ -31,7 +30,6 @@ class RNNTanh(Cell):
 class RNNRelu(Cell):
     """h' = max(a, 0)."""
 
-    name = "RNNRelu"
     gates = ("h",)
     saved = ("h_new",)
 

@@ -36,7 +36,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @kernel
 def dropout(x, y, key0, key1, threshold, scale, place, t0):
-    """Y = x with numbers dropped.
+    """y = x with numbers dropped.
 
     Parameters
     ----------

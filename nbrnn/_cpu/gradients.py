@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 @primitive
 def dx_rows(e, panels, n, dsums, out, out_stride):
-    """N rows of dx: gradients of the sums times W_ih."""
+    """n rows of dx: gradients of the sums times W_ih."""
     stride = panels.slots * panels.slot
     tiles.product(
         e,
@@ -119,7 +119,7 @@ def add_chunk(panels, saved, first, count, add, totals, work):
     if panels.projected:
         add_outer(panels, count, at + stride - slot, stride, totals.w_hr.shape[0], ms, panels.H, totals.w_hr, work)
 
-    # A chunk is summed by itself first: one running sum over a million steps would lose the last digits.
+    # A chunk is summed by itself first, as in ``outer``.
     work.bias[:] = 0
     for r in range(first, first + count):
         for m in range(work.bias.size):

@@ -62,7 +62,7 @@ def block_vectors(cell: type[Cell]) -> int:
 
 
 def padded(n: Any, to: int) -> Any:
-    """N rounded up to a multiple."""
+    """n rounded up to a multiple."""
     return (n + (to - 1)) // to * to
 
 

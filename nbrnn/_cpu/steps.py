@@ -36,9 +36,9 @@ def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
 
 @primitive
 def step(e, net, n, xs, h, h_new, c, m, saved):
-    """N rows of one step: sums, activations, new state, all while the sums are in registers."""
+    """n rows of one step: sums, activations, new state, all while the sums are in registers."""
     cell, z = _known(e, net)
-    blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), len(cell.state) - 1
+    blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
     xs, h, c, w = e.ptr(xs), e.ptr(h), e.ptr(c), net.w
     keep = None if saved is None else e.ptr(saved)
     if not cell.projected:
@@ -46,7 +46,7 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
     elif keep is None:
         out, out_stride = e.ptr(m), z.Hp
     else:
-        out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slots() - 2), z.Hp * cell.slots()
+        out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
 
     def block(j: Int) -> None:
         bias = w + (z.bias + j * (S * z.U))
@@ -92,21 +92,21 @@ def project(e, net, n, m, saved, h_new):
     if saved is None:
         source, stride = e.ptr(m), z.Hp
     else:
-        source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slots() - 2), z.Hp * cell.slots()
+        source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
     one, zero = e.integer(1), e.integer(0)
     product(e, n, source, stride, one, zero, net.H, net.w + z.projection, net.K, e.ptr(h_new), z.Kp, add=False)
 
 
 @primitive
 def unproject(e, net, n, dh, saved, dm):
-    """Dm = dh W_hr, keeping dh for the gradient of W_hr; nothing for a cell without projection."""
+    """dm = dh W_hr, keeping dh for the gradient of W_hr; nothing for a cell without projection."""
     cell, z = _known(e, net)
     if not cell.projected:
         return
     dh, saved = e.ptr(dh), e.ptr(saved)
 
     def keep(i: Int) -> None:
-        to, source = _slot(saved, cell, z, i, cell.slots() - 1), dh + i * z.Kp
+        to, source = _slot(saved, cell, z, i, cell.slot_projection()), dh + i * z.Kp
         e.each(net.K, lambda k: (to + k).put_number((source + k).number()))
 
     e.each(n, keep)
@@ -120,7 +120,7 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
     become those before the step, as far as they go there directly.
     """
     cell, z = _known(e, net)
-    E = len(cell.state) - 1
+    E = cell.extras()
     dh, stride = (e.ptr(dm), z.Mp) if cell.projected else (e.ptr(dh), z.Kp)
     dc, saved = e.ptr(dc), e.ptr(saved)
 
@@ -129,7 +129,7 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
             column = b * e.W
             at_h = dh + i * stride + column
             carried = [dc + (i * E + q) * z.Hp + column for q in range(E)]
-            kept = [_slot(saved, cell, z, i, q) + column for q in range(max(len(cell.saved), cell.sums()))]
+            kept = [_slot(saved, cell, z, i, q) + column for q in range(cell.slots_of_step())]
             dsums, (direct, *before) = cell.backward(
                 (at_h.load(), *(p.load() for p in carried)), tuple(p.load() for p in kept[: len(cell.saved)])
             )
@@ -146,7 +146,7 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
 
 @primitive
 def carry(e, net, n, saved, dh):
-    """Dh (+)= gradients of the sums times W_hh: the way back to the h before the step."""
+    """dh (+)= gradients of the sums times W_hh: the way back to the h before the step."""
     cell, z = _known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
     first = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)

@@ -100,11 +100,12 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
     """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of a slab ``a`` and NV slabs ``b``.
 
     A slab is ``[rows][W]``: one vector of each row, one after another.  ``b_step`` is the distance between slabs.
+    What is added is summed by itself first: one running sum over a million rows would lose the last digits.
     """
     rows = min(8, e.W, accumulators(e.lanes) // NV)
     for first in range(0, e.W, rows):
         outs = [c + c_stride * (first + m) for m in range(rows)]
-        sums = [out.load(v * e.W) for out in outs for v in range(NV)]
+        sums = [e.vec(0.0)] * (rows * NV)
 
         def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
             slabs = [(b + b_step * v + r * e.W).load() for v in range(NV)]
@@ -114,4 +115,5 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
 
         sums = e.loop(count, sums, body)
         for q, s in enumerate(sums):
-            outs[q // NV].store(s, q % NV * e.W)
+            at = outs[q // NV] + q % NV * e.W
+            at.store(at.load() + s)

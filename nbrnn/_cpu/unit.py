@@ -100,7 +100,7 @@ def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
     word = types.uint64
     return compiled(
         _dropout.dropout,
-        (_any(dtype, 3), _own(dtype, 3), word, word, word, from_dtype(dtype), word, types.int64),
+        (_any(dtype, 3), _any(dtype, 3, False), word, word, word, from_dtype(dtype), word, types.int64),
     )
 
 
@@ -121,7 +121,7 @@ class Unit:
         self.dtype = w_ih.dtype
         self.I, self.K = w_ih.shape[1], w_hh.shape[1]
         self.H = w_hh.shape[0] // len(cell.gates)
-        self.E = len(cell.state) - 1
+        self.E = cell.extras()
         self.lanes = isa.current()
         self.sizes = packing.sizes(cell, packing.vector_numbers(self.lanes, self.dtype), self.I, self.H, self.K)
 
@@ -158,8 +158,10 @@ class Unit:
         """Shape of what ``forward`` keeps for that many steps of sequences."""
         return rows, self.cell.slots() * self.sizes.Hp
 
-    def workspace(self, batch: int) -> tuple[Array, ...]:
-        """What ``forward`` works in: may be used again for the same number of sequences."""
+    # What the loops work in: may be used again, for the same number of sequences.
+
+    def forward_workspace(self, batch: int) -> tuple[Array, ...]:
+        """For ``forward``."""
         z = self.sizes
         return (
             aligned_zeros((2, batch, z.Kp), self.dtype),
@@ -168,54 +170,50 @@ class Unit:
             aligned((batch,), np.int64),
         )
 
-    def forward(
-        self,
-        when: When,
-        x: Array,
-        y: Array,
-        h: Array,
-        c: Array,
-        saved: Array | None,
-        workspace: tuple[Array, ...] | None = None,
-    ) -> None:
-        """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
-        run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
-        out = writeable(y)
-        run(self.net, when, readable(x), out, h, c, saved, *(workspace or self.workspace(len(when.order))))
-        if out is not y:
-            y[...] = out
-
-    def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array) -> None:
-        """See ``_cpu.backward.backward``."""
-        z, batch = self.sizes, len(when.order)
-        backward_kernel(self.cell, self.dtype, self.lanes)(
-            self.net_back,
-            when,
-            readable(dy),
-            dh,
-            dc,
-            saved,
+    def backward_workspace(self, batch: int) -> tuple[Array, ...]:
+        """For ``backward``."""
+        z = self.sizes
+        return (
             aligned_zeros((batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Mp if self.cell.projected else 0), self.dtype),
         )
 
-    def gradients(
-        self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any
-    ) -> None:
-        """See ``_cpu.gradients.gradients``; dx must be contiguous in its inner axis."""
+    def gradients_workspace(self) -> Any:
+        """For ``gradients``, of any number of sequences."""
         z, chunk = self.sizes, _gradients.CHUNK
         block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
-        work = _gradients.Work(
+        return _gradients.Work(
             aligned((4, chunk), np.int64),
             aligned((chunk, packing.padded(self.I, block)), self.dtype),
             aligned_zeros((widest // z.W, chunk, z.W), self.dtype),
             aligned((chunk, z.W), self.dtype),
-            aligned(totals.bias.shape, self.dtype),
+            aligned((self.cell.sums() * z.Hp,), self.dtype),
             aligned_zeros((self.K,), self.dtype),
         )
-        gradients_kernel(self.dtype, self.lanes)(self.panels, when, readable(x), y, h, dx, add, saved, totals, work)
+
+    def forward(
+        self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None, workspace: tuple[Array, ...]
+    ) -> None:
+        """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
+        run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
+        out = writeable(y)
+        run(self.net, when, readable(x), out, h, c, saved, *workspace)
+        if out is not y:
+            y[...] = out
+
+    def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array, workspace: tuple[Array, ...]) -> None:
+        """See ``_cpu.backward.backward``."""
+        run = backward_kernel(self.cell, self.dtype, self.lanes)
+        run(self.net_back, when, readable(dy), dh, dc, saved, *workspace)
+
+    def gradients(
+        self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
+    ) -> None:
+        """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
+        run = gradients_kernel(self.dtype, self.lanes)
+        run(self.panels, when, readable(x), y, h, dx, add, saved, totals, work)
 
     def new_totals(self) -> Any:
         """Zeros to sum the gradients of the weights in."""
@@ -234,27 +232,33 @@ class Unit:
         packing.unpack(self.cell, totals, self.H, to)
 
 
+def _plain(a: Array) -> bool:
+    """Whether kernels can read and write its rows: contiguous and aligned."""
+    return bool(a.flags.aligned and (a.strides[-1] == a.itemsize or a.shape[-1] <= 1))
+
+
 def readable(x: Array) -> Array:
-    """x, or a copy of it, such that kernels can read its rows: contiguous and aligned."""
-    fine = x.flags.aligned and (x.strides[-1] == x.itemsize or x.shape[-1] <= 1)
-    return x if fine else np.ascontiguousarray(x)
+    """x, or a copy of it, such that kernels can read its rows."""
+    return x if _plain(x) else np.ascontiguousarray(x)
 
 
 def writeable(y: Array) -> Array:
     """y, or a new array of its shape, such that kernels can write its rows."""
-    fine = y.flags.aligned and (y.strides[-1] == y.itemsize or y.shape[-1] <= 1)
-    return y if fine else np.empty(y.shape, y.dtype)
+    return y if _plain(y) else np.empty(y.shape, y.dtype)
+
+
+def draw_key(rng: np.random.Generator) -> tuple[int, int]:
+    """The key of a pass with dropout: all that is ever drawn for it."""
+    low, high = rng.integers(0, 2**32, 2)
+    return int(low), int(high)
 
 
 def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, directions: int, t0: int) -> Array:
-    """X (steps, B, D * n) with numbers dropped with probability p, scaled by 1 / (1 - p)."""
+    """x (steps, B, D * n) with numbers dropped with probability p, the others divided by 1 - p."""
     y = np.empty(x.shape, x.dtype)
     n = x.shape[2] // directions
-    scale = x.dtype.type(0 if p == 1 else 1 / (1 - p))
+    run, scale = dropout_kernel(x.dtype), x.dtype.type(0 if p == 1 else 1 / (1 - p))
     for d in range(directions):
-        part = y if directions == 1 else np.empty((*x.shape[:2], n), x.dtype)
-        place = kind << 24 | layer << 1 | d
-        dropout_kernel(x.dtype)(x[:, :, d * n : (d + 1) * n], part, key[0], key[1], round(p * 2**32), scale, place, t0)
-        if directions > 1:
-            y[:, :, d * n : (d + 1) * n] = part
+        part, place = slice(d * n, (d + 1) * n), kind << 24 | layer << 1 | d
+        run(x[:, :, part], y[:, :, part], key[0], key[1], round(p * 2**32), scale, place, t0)
     return y

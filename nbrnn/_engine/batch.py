@@ -41,9 +41,9 @@ class Batch:
     def of(cls, steps: int, size: int, lengths: Array | None, resets: Array | None) -> Batch:
         """From what the user gave; None stands for full length and no cuts."""
         if lengths is None:
-            order, lengths = np.arange(size), np.full(size, steps)
+            order, lengths = np.arange(size, dtype=np.int64), np.full(size, steps, np.int64)
         else:
-            order = np.argsort(-lengths, kind="stable")
+            order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
             lengths = lengths[order]
         return cls(steps, size, lengths, order, _NO_RESETS if resets is None else resets)
 

@@ -29,25 +29,54 @@ class Drop:
     key: tuple[int, int]
 
     def __call__(self, x: Array, layer: int, directions: int, t0: int) -> Array:
-        """X (steps, B, D * K), which ``layer`` hands on."""
+        """x (steps, B, D * K), which ``layer`` hands on."""
         return dropout(x, self.p, self.key, 0, layer, directions, t0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What one pass over the sequences is told.
+
+    ``checkpoint``: keep only the states, every so many steps; None: keep all that the way back needs.
+    """
+
+    batch: Batch
+    drop: Drop | None = None
+    checkpoint: int | None = None
+
+
+@dataclasses.dataclass
+class Kept:
+    """What each layer of a chain was given, what it gave, and what ``forward`` saved of it, in a stretch of time."""
+
+    inputs: list[Array]
+    outputs: list[Array]
+    saved: list[Array]
 
 
 @dataclasses.dataclass
 class Stretch:
     """What the way back needs to know of the steps [t0, t0 + steps).
 
-    ``h`` and ``c`` are the states of each layer on entry.  ``inputs``, ``outputs`` and ``saved`` (None: to be computed
-    again) are, for each layer, what it was given, what it gave and what ``forward`` kept.
+    ``h`` and ``c`` are the states of each layer on entry; ``kept`` is None where it has to be computed again.
     """
 
     t0: int
     steps: int
     h: list[Array]
     c: list[Array]
-    inputs: list[Array] | None = None
-    outputs: list[Array] | None = None
-    saved: list[Array] | None = None
+    kept: Kept | None = None
+
+
+class Room:
+    """Memory that a chain runs in, for stretches of at most so many steps, with at most ``rows`` steps of sequences to
+    be saved (None: nothing is saved).
+    """
+
+    def __init__(self, units: list[Unit], steps: int, size: int, rows: int | None) -> None:
+        self.between = [aligned((steps, size, u.K), u.dtype) for u in units[:-1]]
+        self.saved = None if rows is None else [aligned(u.saved_shape(rows), u.dtype) for u in units]
+        self.work = [u.forward_workspace(size) for u in units]
 
 
 class Chain:
@@ -62,69 +91,51 @@ class Chain:
         for t0 in reversed(starts) if self.reverse else starts:
             yield t0, min(at_most, steps - t0)
 
-    def run(
-        self,
-        batch: Batch,
-        t0: int,
-        x: Array,
-        y: Array,
-        h: list[Array],
-        c: list[Array],
-        saved: list[Array] | None,
-        drop: Drop | None,
-    ) -> tuple[list[Array], list[Array]]:
-        """Run the steps of x into y, states in place; what each layer was given and what it gave."""
-        when, inputs, outputs = batch.when(t0, self.reverse), [], []
+    def run(self, way: Pass, t0: int, x: Array, y: Array, h: list[Array], c: list[Array], room: Room) -> Kept:
+        """Run the steps of x into y; states change in place."""
+        when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
+        rows = way.batch.rows(t0, len(x))
         for q, unit in enumerate(self.units):
             last = q == len(self.units) - 1
-            out = y if last else aligned((*x.shape[:2], unit.K), unit.dtype)
-            unit.forward(when, x, out, h[q], c[q], None if saved is None else saved[q])
-            inputs.append(x)
-            outputs.append(out)
-            x = out if drop is None or last else drop(out, self.first + q, 1, t0)
-        return inputs, outputs
+            out = y if last else room.between[q][: len(x)]
+            saved = None if room.saved is None else room.saved[q][:rows]
+            unit.forward(when, x, out, h[q], c[q], saved, room.work[q])
+            kept.inputs.append(x)
+            kept.outputs.append(out)
+            if saved is not None:
+                kept.saved.append(saved)
+            x = out if way.drop is None or last else way.drop(out, self.first + q, 1, t0)
+        return kept
 
     def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
-        for t0, steps in self.stretches(len(x), self._comfortable(batch)):
-            self.run(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, None, None)
+        way, most = Pass(batch), self.comfortable(batch)
+        room = Room(self.units, most, batch.size, None)
+        for t0, steps in self.stretches(batch.steps, most):
+            self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
 
-    def _comfortable(self, batch: Batch) -> int:
+    def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
-        if len(self.units) == 1:
-            return max(1, batch.steps)
-        return max(1, int(2**18 // max(1, batch.size * max(u.K for u in self.units))))
+        width = batch.size * max((u.K for u in self.units[:-1]), default=0)
+        return max(1, batch.steps if width == 0 else min(batch.steps, 2**18 // width))
 
-    def record(
-        self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array], drop: Drop | None, every: int | None
-    ) -> list[Stretch]:
-        """Run all of x into y, keeping what the way back needs: all, or (``every`` k steps) the states."""
-        made = []
-        rooms: list[Array] | None = None
-        for t0, steps in self.stretches(len(x), every or max(1, len(x))):
+    def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> list[Stretch]:
+        """Run all of x into y, keeping what the way back needs; states change in place."""
+        made, batch = [], way.batch
+        most = max(1, min(way.checkpoint or batch.steps, batch.steps))
+        rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
+        room = Room(self.units, most, batch.size, rows)
+        for t0, steps in self.stretches(batch.steps, most):
             stretch = Stretch(t0, steps, [a.copy() for a in h], [a.copy() for a in c])
-            if every is None or rooms is None:
-                rooms = self._rooms(batch, t0, steps, every)
-            saved = self._fitting(rooms, batch, t0, steps)
-            xs, ys = x[t0 : t0 + steps], y[t0 : t0 + steps]
-            given, gave = self.run(batch, t0, xs, ys, h, c, saved, drop)
-            if every is None:
-                stretch.inputs, stretch.outputs, stretch.saved = given, gave, saved
+            kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+            if way.checkpoint is None:
+                stretch.kept = kept
             made.append(stretch)
         return made
 
-    def _rooms(self, batch: Batch, t0: int, steps: int, every: int | None) -> list[Array]:
-        """Memory for what is saved: of one stretch, or of the longest."""
-        rows = batch.rows(t0, steps) if every is None else batch.size * min(every, batch.steps)
-        return [aligned(u.saved_shape(rows), u.dtype) for u in self.units]
-
-    @staticmethod
-    def _fitting(rooms: list[Array], batch: Batch, t0: int, steps: int) -> list[Array]:
-        return [room[: batch.rows(t0, steps)] for room in rooms]
-
     def back(
         self,
-        batch: Batch,
+        way: Pass,
         stretches: list[Stretch],
         x: Array,
         dy: Array | None,
@@ -133,31 +144,43 @@ class Chain:
         dh: list[Array],
         dc: list[Array],
         totals: list[Any],
-        drop: Drop | None,
-        every: int | None,
         retain: bool,
     ) -> None:
         """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before."""
-        rooms: list[Array] | None = None
+        if not stretches:
+            return
+        size, most = way.batch.size, max(s.steps for s in stretches)
+        works = [(u.backward_workspace(size), u.gradients_workspace()) for u in self.units]
+        between = [aligned((most, size, u.I), u.dtype) for u in self.units[1:]]
+        room = None if way.checkpoint is None else Room(self.units, most, size, most * size)
+        scratch = aligned((0 if room is None else most, size, self.units[-1].K), dx.dtype)
         for stretch in reversed(stretches):
             t0, steps = stretch.t0, stretch.steps
-            now = slice(t0, t0 + steps)
-            inputs, outputs, saved = stretch.inputs, stretch.outputs, stretch.saved
-            if inputs is None or outputs is None or saved is None:
-                rooms = rooms or self._rooms(batch, t0, steps, every)
-                saved = self._fitting(rooms, batch, t0, steps)
-                scratch = aligned((steps, batch.size, self.units[-1].K), dx.dtype)
+            now, kept = slice(t0, t0 + steps), stretch.kept
+            if room is not None:
                 h, c = [a.copy() for a in stretch.h], [a.copy() for a in stretch.c]
-                inputs, outputs = self.run(batch, t0, x[now], scratch, h, c, saved, drop)
-            elif retain:
-                saved = [a.copy() for a in saved]  # the way back works in place
-            when = batch.when(t0, self.reverse)
-            gradient = np.empty((steps, batch.size, 0), dx.dtype) if dy is None else dy[now]
+                kept = self.run(way, t0, x[now], scratch[:steps], h, c, room)
+            assert kept is not None
+            when = way.batch.when(t0, self.reverse)
+            gradient = np.empty((steps, size, 0), dx.dtype) if dy is None else dy[now]
             for q in reversed(range(len(self.units))):
-                unit = self.units[q]
-                unit.backward(when, gradient, dh[q], dc[q], saved[q])
-                into = dx[now] if q == 0 else aligned(inputs[q].shape, unit.dtype)
-                unit.gradients(when, inputs[q], outputs[q], stretch.h[q], into, add and q == 0, saved[q], totals[q])
+                unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
+                if retain and room is None:
+                    saved = saved.copy()  # the way back works in place
+                unit.backward(when, gradient, dh[q], dc[q], saved, backward_work)
+                given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
+                adding = add and q == 0
+                unit.gradients(when, given, gave, stretch.h[q], into, adding, saved, totals[q], gradients_work)
                 gradient = into
-                if q > 0 and drop is not None:
-                    gradient = drop(into, self.first + q - 1, 1, t0)
+                if q > 0 and way.drop is not None:
+                    gradient = way.drop(into, self.first + q - 1, 1, t0)
+
+    def numbers_kept(self, way: Pass) -> int:
+        """How many numbers ``record`` keeps (or, with a checkpoint, ``back`` computes again at a time)."""
+        batch, copies = way.batch, 1 if way.drop is None else 2
+        most = min(way.checkpoint or batch.steps, batch.steps)
+        rows = batch.rows(0, batch.steps) if way.checkpoint is None else most * batch.size
+        saved = sum(u.saved_shape(rows)[0] * u.saved_shape(rows)[1] for u in self.units)
+        between = copies * most * batch.size * sum(u.K for u in self.units[:-1])
+        states = -(-batch.steps // max(1, most)) * batch.size * sum(u.K + u.E * u.H for u in self.units)
+        return saved + between + states

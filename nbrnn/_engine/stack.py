@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._cpu.unit import Unit
 from .batch import Batch
-from .chain import Chain, Drop, Stretch
+from .chain import Chain, Pass, Stretch
 
 Array = NDArray[Any]
 
@@ -21,9 +21,7 @@ Array = NDArray[Any]
 class Record:
     """What one forward pass leaves for the way back."""
 
-    batch: Batch
-    drop: Drop | None
-    every: int | None
+    way: Pass
     inputs: list[Array]  # of each level
     stretches: list[list[list[Stretch]]]  # of each level and direction
 
@@ -63,7 +61,7 @@ class Stack:
         return y if self.directions == 1 else y[:, :, direction * self.K : (direction + 1) * self.K]
 
     def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
-        """X (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
+        """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
         for n, level in enumerate(self.levels):
             out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
             for d, chain in enumerate(level):
@@ -71,11 +69,9 @@ class Stack:
                 chain.infer(batch, x, self._part(out, d), h[own], c[own])
             x = out
 
-    def record(
-        self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array], drop: Drop | None, every: int | None
-    ) -> Record:
+    def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> Record:
         """The same, keeping what the way back needs."""
-        record = Record(batch, drop, every, [], [])
+        record = Record(way, [], [])
         for n, level in enumerate(self.levels):
             last = n == len(self.levels) - 1
             out = y if last else np.empty(y.shape, y.dtype)
@@ -83,9 +79,9 @@ class Stack:
             made = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
-                made.append(chain.record(batch, x, self._part(out, d), h[own], c[own], drop, every))
+                made.append(chain.record(way, x, self._part(out, d), h[own], c[own]))
             record.stretches.append(made)
-            x = out if drop is None or last else drop(out, n, self.directions, 0)
+            x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
         return record
 
     def back(
@@ -103,14 +99,14 @@ class Stack:
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
         into those for the states before; ``gradients`` is written, for each layer and direction.
         """
-        totals = [u.new_totals() for u in self.units]
+        way, totals = record.way, [u.new_totals() for u in self.units]
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
             for d, chain in enumerate(self.levels[n]):
                 own = self._own(n, d)
                 chain.back(
-                    record.batch,
+                    way,
                     record.stretches[n][d],
                     x,
                     None if dy is None else self._part(dy, d),
@@ -119,12 +115,31 @@ class Stack:
                     dh[own],
                     dc[own],
                     totals[own],
-                    record.drop,
-                    record.every,
                     retain,
                 )
             dy = into
-            if n > 0 and record.drop is not None:
-                dy = record.drop(into, n - 1, self.directions, 0)
+            if n > 0 and way.drop is not None:
+                dy = way.drop(into, n - 1, self.directions, 0)
         for unit, total, to in zip(self.units, totals, gradients, strict=True):
             unit.read_totals(total, to)
+
+    # How many numbers a pass holds at a time, besides x, y and dx.
+
+    def _passed(self, batch: Batch) -> int:
+        """In what one level hands to the next."""
+        return batch.steps * batch.size * self.directions * self.K
+
+    def numbers_to_infer(self, batch: Batch) -> int:
+        """For ``infer``."""
+        return min(2, len(self.levels) - 1) * self._passed(batch)
+
+    def numbers_to_record(self, way: Pass) -> int:
+        """For ``record``, and what ``back`` computes again."""
+        copies = 1 if way.drop is None else 2
+        passed = copies * (len(self.levels) - 1) * self._passed(way.batch)
+        return passed + sum(chain.numbers_kept(way) for level in self.levels for chain in level)
+
+    def numbers_to_go_back(self, record: Record) -> int:
+        """For ``back``."""
+        copies = 1 if record.way.drop is None else 2
+        return min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
