@@ -29,6 +29,13 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     return array
 
 
+def aligned_copy(a: NDArray[Any]) -> NDArray[Any]:
+    """The same, with the numbers of another."""
+    array = aligned(a.shape, a.dtype)
+    array[...] = a
+    return array
+
+
 def require(what: str, dtype: DTypeLike, **numbers: int) -> None:
     """Raise MemoryError if so many numbers of a dtype, by the names of what they are for, don't fit in this machine.
 

@@ -116,10 +116,12 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As for ``RNN``.  Weights hold the gates in the order i, f, g, o.
     proj_size : int
         P: size that h is projected to, 0 <= P < H; 0: no projection.
+    dtype, rng
+        As for ``RNN``.
 
     Raises
     ------

@@ -105,6 +105,11 @@ class Sequential(Module):
         -------
         y : ndarray
         state : tuple
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As of the parts.
         """
         states = []
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
@@ -123,9 +128,29 @@ class Sequential(Module):
         rng: Seed = None,
         checkpoint: int | str | None = None,
     ) -> tuple[Array, tuple[Any, ...], Tape]:
-        """Run the network for training: (y, state, tape).  ``checkpoint`` is passed to the recurrent parts.
+        """Run the network for training.
 
-        All that is drawn for dropout comes from ``rng``, or else from each part's own generator.
+        Parameters
+        ----------
+        x, state, lengths, resets
+            As in a call; x must not be changed before ``backward``.
+        rng : numpy.random.Generator, seed or None
+            Where all that is drawn for dropout comes from; None: each part's own generator.
+        checkpoint : int or "sqrt", optional
+            For the recurrent parts; see there.
+
+        Returns
+        -------
+        y : ndarray
+            Read-only.
+        state : tuple
+        tape : Tape
+            For one ``backward``.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As of the parts.
         """
         rng = None if rng is None else self._generator(rng)
         states, tapes = [], []
@@ -138,7 +163,31 @@ class Sequential(Module):
         return x, tuple(states), SequentialTape(self, tapes)
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
-        """Gradients from dy and dstate, as of the parts; ``grads.state`` has an entry for each part."""
+        """Backpropagation through all parts.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``forward`` of this network, with the parameters unchanged since.
+        dy : ndarray, shape of y, optional
+            Gradient of the loss for y; None stands for zero.
+        dstate : tuple, optional
+            Gradients for the final states, an entry for each part; None stands for zero.
+        retain : bool
+            Leave the tape usable for another ``backward``.
+
+        Returns
+        -------
+        Gradients
+            ``x``, ``state`` (with an entry for each part), ``params``, ``flat``.
+
+        Raises
+        ------
+        RuntimeError
+            The tape has been used, or the parameters have changed since.
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype; the tape stays usable.
+        """
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
         retain = _check.flag(retain, "retain")

@@ -119,6 +119,10 @@ class Adam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave.
 
+        Parameters
+        ----------
+        state : dict
+
         Raises
         ------
         ValueError

@@ -83,7 +83,18 @@ class Stream:
         self._h[...], self._c[...] = self._axes.states(state, "state", self._B, self._batched)
 
     def reset(self, mask: ArrayLike | None = None) -> None:
-        """Set the state to zero: of all sequences, or of those where ``mask`` (B,) is True."""
+        """Set the state to zero.
+
+        Parameters
+        ----------
+        mask : array_like of bool, shape (B,), optional
+            For which sequences; None: for all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The mask isn't one, or there is no batch.
+        """
         if mask is None:
             chosen: Any = slice(None)
         else:

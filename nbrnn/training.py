@@ -68,7 +68,8 @@ def fit(
     data : tuple (x, target) or (x, target, lengths), or a sequence of such tuples
         One batch, or several; each makes one step of the optimiser.
     loss : callable
-        ``loss, dy = loss(y, target, lengths)``, as those of ``nbrnn.losses``.
+        ``loss, dy = loss(y, target)``, or where there are lengths ``loss(y, target, lengths)``, with
+        ``batch_first=True`` if the network is so: as those of ``nbrnn.losses``.
     optimizer : object with ``step(grads)``
     epochs : int
         Times all data is gone through, >= 1.

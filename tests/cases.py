@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import nbrnn
@@ -14,6 +15,11 @@ from tests.reference import cells, layers
 
 KINDS = ("tanh", "relu", "GRU", "LSTM", "projected")
 DTYPES = ("float32", "float64")
+
+
+def examples(times):
+    """Settings for so many times the examples that the profile has."""
+    return settings(max_examples=round(times * settings().max_examples))
 
 
 @dataclasses.dataclass

@@ -4,7 +4,8 @@
 
 runs many shapes forward and back, with all arrays (what the user gives, what the layer returns, packed weights, tapes
 and workspaces) ending at a protected page, and again beginning behind one; and compares all results, to the bit, with
-those of a plain run.  A read or write past an end kills the process.
+those of a plain run.  A read or write past an end kills the process.  Every array that a kernel is given is looked at:
+one that isn't placed so fails the sweep.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import sys
 import numpy as np
 
 import nbrnn
-from nbrnn._cpu import isa
+from nbrnn import _memory
+from nbrnn._cpu import isa, schedule, unit
+from nbrnn._engine import batch
 from tests.cases import DTYPES, KINDS, Case
 
 PAGE = mmap.PAGESIZE
@@ -60,7 +63,12 @@ class Guarded:
     def restart(self, at_end):
         self.used, self.at_end = {}, at_end
 
-    def empty(self, shape, dtype):
+    def owns(self, array):
+        """Whether an array lies between protected pages."""
+        at = array.ctypes.data
+        return any(a.start <= at <= a.start + a.size for arenas in self.arenas.values() for a in arenas)
+
+    def empty(self, shape, dtype=float):
         shape = tuple(shape) if np.ndim(shape) else (shape,)
         pages = -(-max(1, math.prod(shape) * np.dtype(dtype).itemsize) // PAGE)
         pages = 1 << (pages - 1).bit_length()
@@ -73,7 +81,7 @@ class Guarded:
         array.view(np.uint8).fill(0xFF)  # NaN: nothing may rely on memory being clean
         return array
 
-    def zeros(self, shape, dtype):
+    def zeros(self, shape, dtype=float):
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
@@ -85,15 +93,41 @@ class Guarded:
         array[...] = a
         return array
 
+    def maybe(self, a):
+        """A guarded copy of an array; anything else as it is."""
+        return self.of(a) if isinstance(a, np.ndarray) else a
+
+    def ascontiguousarray(self, a):
+        return self.of(a)
+
     def __getattr__(self, name):
         return getattr(np, name)
+
+    def watch(self, kernel_of):
+        """A function that gives kernels, such that they take guarded arrays only."""
+
+        def look(argument):
+            if isinstance(argument, tuple):
+                for part in argument:
+                    look(part)
+            elif isinstance(argument, np.ndarray) and argument.size:
+                assert self.owns(argument), f"{argument.shape} {argument.dtype} is not guarded"
+
+        def give(*variant):
+            kernel = kernel_of(*variant)
+
+            def run(*arguments):
+                look(arguments)
+                return kernel(*arguments)
+
+            return run
+
+        return give
 
 
 @contextlib.contextmanager
 def guard_package(guarded):
     """Let the package make its arrays with ``guarded`` inside the block."""
-    from nbrnn import _memory
-
     before = []
 
     def replace(module, name, value):
@@ -102,11 +136,19 @@ def guard_package(guarded):
 
     for name, module in list(sys.modules.items()):
         if name.startswith("nbrnn.") and name != "nbrnn._memory":
-            for function, replacement in (("aligned", guarded.empty), ("aligned_zeros", guarded.zeros)):
+            for function, replacement in (
+                ("aligned", guarded.empty),
+                ("aligned_zeros", guarded.zeros),
+                ("aligned_copy", guarded.of),
+            ):
                 if getattr(module, function, None) is getattr(_memory, function):
                     replace(module, function, replacement)
-            if name in ("nbrnn.recurrent", "nbrnn._engine.stack", "nbrnn._engine.chain", "nbrnn._cpu.unit"):
+            if name not in ("nbrnn._params", "nbrnn._cpu.dropout") and getattr(module, "np", None) is np:
                 replace(module, "np", guarded)
+    for name in ("forward_kernel", "backward_kernel", "gradients_kernel", "dropout_kernel"):
+        replace(unit, name, guarded.watch(getattr(unit, name)))
+    when = batch.Batch.when
+    replace(batch.Batch, "when", lambda *given: schedule.When(*map(guarded.maybe, when(*given))))
     try:
         yield
     finally:
@@ -115,7 +157,7 @@ def guard_package(guarded):
 
 
 def results(case, out):
-    y, h, c, grads = case.train()
+    y, h, c, grads = case.train(rng=case.seed)
     inferred, _ = case.layer(case.user(case.x), out=out, **case.arguments())
     dh, dc = case.split(grads.state)
     return [a for a in (y, h, c, grads.x, dh, dc, grads.flat, inferred) if a is not None]
@@ -143,6 +185,7 @@ def sweep(kinds, dtype, widths, quick):
                 options = dict(
                     T=2 + q % 2, B=B, I=I, H=H, P=1 + H // 2, L=1 + (q % 5 == 0), bidirectional=q % 3 == 0,
                     ragged=q % 2 == 0, cut=q % 4 == 1, stateful=True, seed=q, checkpoint=2 if q % 7 == 0 else None,
+                    dropout=0.3 if q % 10 == 0 else 0.0,
                 )  # fmt: skip
                 case = Case(kind, dtype, **options)
                 with isa.use(width):

@@ -82,6 +82,63 @@ def test_an_edit_is_never_served_stale(tmp_path, right, file, before, after):
     assert answer(folder=folder)[0] == right
 
 
+CELL = """
+from nbrnn._cells import Cell
+from nbrnn._cells.ops import tanh
+from nbrnn.recurrent import Recurrent
+
+class Mine(Cell):
+    gates = ("h",)
+    saved = ("h_new",)
+
+    def forward(sums, state):
+        h_new = tanh(sums[0])
+        return (h_new,), (h_new,)
+
+class Layer(Recurrent):
+    cell = Mine
+"""
+RUN_CELL = """
+import numpy as np
+from nbrnn._cpu.forward import forward
+y, h = Layer(3, 5, rng=0)(np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 2, 3))
+print(repr(float(y.astype(float).sum())), sum(forward.stats.cache_hits.values()), sum(forward.stats.cache_misses.values()))
+"""
+
+
+def test_an_edit_of_a_cell_of_ones_own_is_never_served_stale(tmp_path):
+    """A cell in a file outside the package; a package whose name begins with ours is outside too."""
+    folder = copy_of_package(tmp_path)
+    (folder / "nbrnn_mine").mkdir()
+    file = folder / "nbrnn_mine" / "__init__.py"
+    file.write_text(CELL)
+
+    def own():
+        total, *counts = run("from nbrnn_mine import Layer\n" + RUN_CELL, folder=folder).split()
+        return float(total), counts
+
+    first, counts = own()
+    assert counts == ["0", "1"]
+    assert own() == (first, ["1", "0"])
+    edit(file, "tanh(sums[0])", "tanh(2 * sums[0])")
+    second, counts = own()
+    assert second != first
+    assert counts == ["0", "1"]
+    edit(file, "tanh(2 * sums[0])", "tanh(sums[0])")
+    assert own()[0] == first
+
+
+def test_a_cell_from_a_prompt_is_not_kept(tmp_path):
+    """Nothing tells one version of it from the next: compiled in each process, and no file stays behind."""
+    totals = []
+    for factor in (1, 2, 1):
+        total, *counts = run(CELL.replace("tanh(sums", f"tanh({factor} * sums") + RUN_CELL, cache=tmp_path).split()
+        assert counts == ["0", "1"]
+        totals.append(total)
+    assert totals[0] == totals[2] != totals[1]
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
 def test_every_source_file_is_in_the_key(tmp_path):
     from nbrnn._kernel import SOURCE_DIGEST
 

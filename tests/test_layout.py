@@ -1,8 +1,11 @@
 """The structure of the package: imports go downward only, modules stay small, names are public on purpose."""
 
 import ast
+import dataclasses
 import inspect
+import operator
 import pathlib
+import re
 
 import pytest
 
@@ -125,6 +128,28 @@ def test_public_names_are_documented():
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
 
 
+def public():
+    """(name, function, its documentation) of all that users call."""
+    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]:
+        thing = operator.attrgetter(name)(nbrnn)
+        if inspect.isfunction(thing):
+            yield name, thing, inspect.getdoc(thing)
+        elif inspect.isclass(thing) and not dataclasses.is_dataclass(thing):
+            yield name, thing.__init__, inspect.getdoc(thing)
+            for method, function in inspect.getmembers(thing, inspect.isfunction):
+                if not method.startswith("_") or method == "__call__":
+                    yield f"{name}.{method}", function, inspect.getdoc(function)
+
+
+@pytest.mark.parametrize("name, function, text", [pytest.param(*p, id=p[0]) for p in public()])
+def test_docstrings_have_the_parameters_of_their_signatures(name, function, text):
+    section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n|$)", text, re.DOTALL)
+    heads = [line for line in (section[1] if section else "").splitlines() if not line.startswith(" ")]
+    documented = [n.strip(" *") for head in heads for n in head.split(" : ")[0].split(",")]
+    wanted = [n for n in inspect.signature(function).parameters if n != "self"]
+    assert documented == wanted, name
+
+
 def test_signatures_are_the_public_face():
     """Names, order and defaults of the arguments, as users know them from torch.nn."""
     recurrent = "num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False"
@@ -137,6 +162,17 @@ def test_signatures_are_the_public_face():
         nbrnn.GRU.forward: "(self, x, state=None, lengths=None, resets=None, rng=None, checkpoint=None)",
         nbrnn.GRU.backward: "(self, tape, dy=None, dstate=None, retain=False)",
         nbrnn.GRU.stream: "(self, batch_size=None)",
+        nbrnn.RNNCell: f"(input_size, hidden_size, bias=True, nonlinearity='tanh', {more}",
+        nbrnn.GRUCell: f"(input_size, hidden_size, bias=True, {more}",
+        nbrnn.LSTMCell: f"(input_size, hidden_size, bias=True, {more}",
+        nbrnn.LSTMCell.__call__: "(self, x, state=None)",
+        nbrnn.stream.Stream.__call__: "(self, x, out=None)",
+        nbrnn.stream.Stream.reset: "(self, mask=None)",
+        nbrnn.Dropout: "(p=0.5, *, rng=None)",
+        nbrnn.Linear.__call__: "(self, x, state=None, lengths=None)",
+        nbrnn.Sequential: "(*parts)",
+        nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",
+        nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",

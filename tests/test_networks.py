@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import nbrnn
 from nbrnn.pointwise import ACTIVATIONS
+from tests.reference import philox
 
 same = np.testing.assert_array_equal
 
@@ -114,16 +115,16 @@ def test_padding_is_inert():
 
 @given(st.floats(0, 1), st.integers(0, 100))
 def test_dropout(p, seed):
-    layer, x = nbrnn.Dropout(p, rng=seed), np.full((20, 5, 30), 2.0)
+    """What is kept is what the reference keeps, number by number."""
+    layer, x = nbrnn.Dropout(p, rng=seed), np.full((4, 3, 6), 2.0)
     same(layer(x)[0], x)
     y, _, tape = layer.forward(x)
-    kept = y != 0
-    if p < 1:
-        np.testing.assert_allclose(y[kept], 2 / (1 - p), rtol=1e-6)
-    assert abs(kept.mean() - (1 - p)) < 5 * np.sqrt(p * (1 - p) / x.size) + 1e-12
+    key = tuple(map(int, np.random.default_rng(seed).integers(0, 2**32, 2)))
+    keep = [philox.kept(key, 1, 0, 0, t, b, unit, p) for t, b, unit in np.ndindex(x.shape)]
+    scale = np.reshape(keep, x.shape) * (1 / (1 - p) if p < 1 else 0.0)
+    np.testing.assert_allclose(y, 2 * scale, rtol=1e-15)
     dy = np.random.default_rng(0).normal(size=x.shape)
-    scale = 1 / (1 - p) if p < 1 else 0.0
-    np.testing.assert_allclose(layer.backward(tape, dy).x, np.where(kept, dy * scale, 0), rtol=1e-6)
+    np.testing.assert_allclose(layer.backward(tape, dy).x, dy * scale, rtol=1e-15)
 
 
 def test_dropout_draws_nothing_where_there_is_none():
@@ -150,6 +151,37 @@ def small(dtype=np.float64, batch_first=False):
 def test_sequential_gradients(batch_first, lengths):
     x = np.random.default_rng(0).normal(size=(2, 4, 3) if batch_first else (4, 2, 3))
     check_gradients(small(batch_first=batch_first), x, lengths=lengths)
+
+
+def test_nested_networks_have_the_axes_of_the_whole():
+    """Parts without axes of their own, one level down: x is turned for them as for any other."""
+    x, lengths = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32), [4, 2]
+    make = lambda: (
+        nbrnn.GRU(3, 5, batch_first=True, rng=0),
+        nbrnn.Linear(5, 4, activation="tanh", rng=1),
+        nbrnn.Linear(4, 2, rng=2),
+    )
+    gru, first, second = make()
+    flat, nested = nbrnn.Sequential(*make()), nbrnn.Sequential(gru, nbrnn.Sequential(first, second))
+    assert nested.batch_first is True
+    y, state, tape = nested.forward(x, lengths=lengths)
+    wanted, _, wanted_tape = flat.forward(x, lengths=lengths)
+    same(y, wanted)
+    same(nested(x, lengths=lengths)[0], flat(x, lengths=lengths)[0])
+    assert not y[1, 2:].any()
+    assert state[1] == (None, None)
+    dy = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    a, b = nested.backward(tape, dy), flat.backward(wanted_tape, dy)
+    same(a.x, b.x)
+    same(a.flat, b.flat)
+
+
+@pytest.mark.parametrize("net", [nbrnn.Linear(3, 2), nbrnn.Sequential(nbrnn.GRU(3, 2)), nbrnn.Dropout(0.5)])
+def test_retain_must_be_a_flag_before_anything_is_used_up(net):
+    y, _, tape = net.forward(np.ones((4, 2, 3), np.float32))
+    with pytest.raises(TypeError, match="retain must be True or False"):
+        net.backward(tape, y, retain=1)
+    net.backward(tape, y)
 
 
 def test_batch_first_is_a_matter_of_axes():

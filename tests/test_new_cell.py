@@ -2,20 +2,22 @@
 
 import copy
 import pickle
+import random
+import sys
 
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from nbrnn._cells import GRU, LSTM, RNNRelu, RNNTanh
 from tests import test_finite_differences, test_properties, test_reference
 from tests.cases import Case, cases
 from tests.minimal_gated_unit import MGU, MGULayer
+from tests.processes import finish, start
 
 
 @given(cases(kind="MGU"))
-@settings(max_examples=60)
 def test_agrees_with_reference(case):
     test_reference.compare(case)
 
@@ -25,13 +27,31 @@ def test_finite_differences_agree(bidirectional):
     test_finite_differences.check("MGU", bidirectional)
 
 
+MORE = dict(L=2, bidirectional=True, stateful=True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_properties_hold(dtype):
-    case = Case("MGU", dtype, T=7, B=4, I=3, H=19, L=2, bidirectional=True, ragged=True, cut=True, stateful=True)
-    plain = test_properties.everything(case)
-    for name, a in test_properties.everything(case, checkpoint=2).items():
-        if name in ("y", "h", "dx", "dh"):
-            np.testing.assert_array_equal(a, plain[name])
+@pytest.mark.parametrize(
+    "name, options, arguments",
+    [
+        ("two_pieces_are_the_whole", dict(L=2, stateful=True, cut=True), [3]),
+        ("padding_is_inert", dict(MORE, ragged=True, cut=True), [np.nan]),
+        ("order_and_company_change_no_bit", dict(MORE, ragged=True, cut=True), [random.Random(0)]),
+        ("reversed_time_swaps_directions", MORE, []),
+        ("each_sequence_and_each_cut_is_a_run_of_its_own", dict(MORE, ragged=True, cut=True), []),
+        ("checkpointed_is_plain", dict(MORE, ragged=True), [2]),
+        ("checkpointed_dropout_is_plain", dict(MORE, dropout=0.3), ["sqrt"]),
+    ],
+)
+def test_properties_hold(dtype, name, options, arguments):
+    """Those of the built-in cells, as they stand there."""
+    case = Case("MGU", dtype, T=7, B=4, I=3, H=19, **options)
+    getattr(test_properties, f"test_{name}").hypothesis.inner_test(case, *arguments)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+def test_no_array_is_read_or_written_past_its_ends():
+    assert ", 0 faults" in finish(start(["-m", "tests.guard", "--kinds", "MGU", "--quick"]))
 
 
 def test_copies_and_pickles():

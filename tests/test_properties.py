@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from nbrnn._engine import chain
 from tests.cases import Case, cases
 from tests.tolerances import assert_close, error, tolerance
 
@@ -154,31 +155,57 @@ def test_missing_gradients_are_zero(case):
 
 @given(cases(batched=True, ragged=True, cut=True, **NOT_EMPTY))
 def test_each_sequence_and_each_cut_is_a_run_of_its_own(case):
-    """Lengths and resets against runs of the stretches between them, both directions: the same bits."""
+    """Lengths and resets against runs of the stretches between them, forward and back, both directions: the same bits
+    of y, dx and states; the gradients of the weights are the sums.
+    """
     whole = everything(case)
     layer, D = case.layer, case.D
+    total = {name: np.zeros(a.shape) for name, a in layer.params.items()}
     for b in range(case.B):
-        length = int(case.lengths[b])
+        length, one = int(case.lengths[b]), slice(b, b + 1)
         starts = sorted({0} | {t for t in range(length) if case.resets[t, b]})
         ends = [*starts[1:], length]
-        after = case.h[:, b].copy()
+        after, before = case.h[:, b].copy(), case.dh[:, b].copy()
         for start, end in zip(starts, ends, strict=True):
             if start == end:
                 continue
-            h, c = np.zeros_like(case.h[:, b : b + 1]), np.zeros_like(case.c[:, b : b + 1])
-            if start == 0 and not case.resets[0, b]:
-                h[::D], c[::D] = case.h[::D, b : b + 1], case.c[::D, b : b + 1]
-            if end == length and D == 2:
-                h[1::2], c[1::2] = case.h[1::2, b : b + 1], case.c[1::2, b : b + 1]
-            state = (h, c) if case.has_c else h
-            y, state, _ = layer.forward(case.user(case.x[start:end, b : b + 1]), state)
+            # The initial state enters the first stretch forward and the last in reverse; the final one leaves the others.
+            first, last = start == 0, end == length
+            enters, leaves = (first and not case.resets[0, b], last), (last, first)
+            h, c, dh, dc = (np.zeros_like(a[:, one]) for a in (case.h, case.c, case.dh, case.dc))
+            for d in range(D):
+                if enters[d]:
+                    h[d::D], c[d::D] = case.h[d::D, one], case.c[d::D, one]
+                if leaves[d]:
+                    dh[d::D], dc[d::D] = case.dh[d::D, one], case.dc[d::D, one]
+            y, state, tape = layer.forward(case.user(case.x[start:end, one]), (h, c) if case.has_c else h)
+            grads = layer.backward(tape, case.user(case.dy[start:end, one]), (dh, dc) if case.has_c else dh)
             same(case.ours(y)[:, 0], whole["y"][start:end, b])
-            h = (state[0] if case.has_c else state)[:, 0]
-            if end == length:
-                after[::D] = h[::D]
-            if start == 0 and D == 2:
-                after[1::2] = h[1::2]
+            same(case.ours(grads.x)[:, 0], whole["dx"][start:end, b])
+            for name, a in grads.params.items():
+                total[name] += a
+            final, initial = ((s[0] if case.has_c else s)[:, 0] for s in (state, grads.state))
+            for d in range(D):
+                if leaves[d]:
+                    after[d::D] = final[d::D]
+                if first if d == 0 else last:
+                    before[d::D] = initial[d::D] if enters[d] else 0
         same(after, whole["h"][:, b])
+        same(before, whole["dh"][:, b])
+    for name, a in total.items():
+        assert_close(whole[name], a, case.dtype, case.T, name)
+
+
+@given(cases(L=st.integers(2, 3), bidirectional=False, **NOT_EMPTY), st.integers(1, 4))
+def test_stretches_of_inference_change_no_bit(case, steps):
+    """A stack is run over a few steps at a time, layer by layer; how few doesn't matter."""
+    y, state = case.layer(case.user(case.x), **case.arguments())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain.Chain, "comfortable", lambda self, batch: steps)
+        again, state_again = case.layer(case.user(case.x), **case.arguments())
+    same(again, y)
+    for a, b in zip(case.split(state_again), case.split(state), strict=True):
+        same(a, b) if a is not None else None
 
 
 @given(cases(checkpoint=None, **NOT_EMPTY), st.sampled_from([1, 2, 3, 7, 100, "sqrt"]))

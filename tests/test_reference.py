@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import DTYPES, KINDS, Case, cases
+from tests.cases import DTYPES, KINDS, Case, cases, examples
 from tests.tolerances import assert_close
 
 
@@ -27,7 +27,7 @@ def compare(case, key=None, rng=None):
 
 
 @given(cases())
-@settings(max_examples=150)
+@examples(2.5)
 def test_agrees_with_reference(case):
     compare(case)
 
@@ -38,7 +38,7 @@ def test_agrees_with_reference(case):
         H=st.integers(1, 9), I=st.integers(1, 5),
     )
 )  # fmt: skip
-@settings(max_examples=40)
+@examples(0.7)
 def test_dropout_agrees_with_reference(case):
     # The key is the one thing drawn: two words below 2^32.
     low, high = np.random.default_rng(case.seed + 1).integers(0, 2**32, 2)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cpu.unit import Unit, dropout
-from .._memory import aligned
+from .._memory import aligned, aligned_copy
 from .batch import Batch
 
 Array = NDArray[Any]
@@ -126,7 +126,7 @@ class Chain:
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
         room = Room(self.units, most, batch.size, rows)
         for t0, steps in self.stretches(batch.steps, most):
-            stretch = Stretch(t0, steps, [a.copy() for a in h], [a.copy() for a in c])
+            stretch = Stretch(t0, steps, list(map(aligned_copy, h)), list(map(aligned_copy, c)))
             kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
             if way.checkpoint is None:
                 stretch.kept = kept
@@ -158,7 +158,7 @@ class Chain:
             t0, steps = stretch.t0, stretch.steps
             now, kept = slice(t0, t0 + steps), stretch.kept
             if room is not None:
-                h, c = [a.copy() for a in stretch.h], [a.copy() for a in stretch.c]
+                h, c = list(map(aligned_copy, stretch.h)), list(map(aligned_copy, stretch.c))
                 kept = self.run(way, t0, x[now], scratch[:steps], h, c, room)
             assert kept is not None
             when = way.batch.when(t0, self.reverse)
@@ -166,7 +166,7 @@ class Chain:
             for q in reversed(range(len(self.units))):
                 unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
                 if retain and room is None:
-                    saved = saved.copy()  # the way back works in place
+                    saved = aligned_copy(saved)  # the way back works in place
                 unit.backward(when, gradient, dh[q], dc[q], saved, backward_work)
                 given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
                 adding = add and q == 0
