@@ -1,4 +1,4 @@
-"""Sphinx configuration: built-in extensions only, nothing fetched."""
+"""Sphinx configuration: built-in extensions only; building fetches nothing (reading the equations, MathJax does)."""
 
 import nbrnn
 

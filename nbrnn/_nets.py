@@ -1,21 +1,21 @@
 """Networks as compiled code sees them: a NamedTuple of one buffer and its sizes, whose *type* is the cell.
 
 Every loop is one function; what a step computes follows from the class of the ``net`` it is given, through the
-primitives of ``_cpu``.  The class's name holds a digest of the package's sources (and of the file that defines the
-cell), so that a user's own cached function that takes a network is compiled anew after an upgrade, not served stale:
-such a function's cache names the class, and old names lead nowhere.
+primitives of ``_cpu``.  The class's name holds a digest of the package's sources and of the cell's formulas.  So what is
+compiled for one cell is never taken for another's of the same name, and a user's own cached function that takes a
+network is compiled anew after an upgrade, not served stale: such a function's cache names the class, and old names lead
+nowhere.
 """
 
 from __future__ import annotations
 
-import inspect
-import pathlib
-import uuid
+import hashlib
 from collections import namedtuple
 from typing import Any
 
 from ._cells import GRU, LSTM, Cell, LSTMProjected, RNNRelu, RNNTanh
-from ._kernel import SOURCE_DIGEST, UNSAVED, digest_of
+from ._cells.trace import describe
+from ._kernel import SOURCE_DIGEST
 
 #: w: the packed buffer (``_cpu.packing``); lanes: the vector width it is packed for, as a type; I, H, K: input size,
 #: hidden size, output size (K = H unless projected).
@@ -25,30 +25,35 @@ _CELLS: dict[type, type[Cell]] = {}
 _CLASSES: dict[type[Cell], type] = {}
 
 
+def _name(cell: type[Cell]) -> str:
+    formulas = hashlib.sha256(describe(cell).encode()).hexdigest()
+    return f"{cell.__name__}Net_{SOURCE_DIGEST[:8]}{formulas[:8]}"
+
+
 def net_class(cell: type[Cell]) -> Any:
-    """The NamedTuple class of a cell's networks (made at the first call)."""
+    """The NamedTuple class of a cell's networks (made at the first call); one for cells that are equal."""
     if cell not in _CLASSES:
-        name = f"{cell.__name__}Net_{_stamp(cell)}"
-        made = namedtuple(name, FIELDS, module=__name__)  # type: ignore[misc]
-        globals()[name] = made
-        _CELLS[made] = cell
-        _CLASSES[cell] = made
+        name = _name(cell)
+        if name not in globals():
+            made = namedtuple(name, FIELDS, module=__name__)  # type: ignore[misc]
+            globals()[name] = made
+            _CELLS[made] = cell
+        _CLASSES[cell] = globals()[name]
     return _CLASSES[cell]
 
 
-def _stamp(cell: type[Cell]) -> str:
-    """What changes with the source of the package and of the cell."""
-    if cell.__module__.startswith(f"{__package__}."):
-        return SOURCE_DIGEST
-    try:
-        return SOURCE_DIGEST[:8] + digest_of(pathlib.Path(inspect.getfile(cell)))[:8]
-    except (OSError, TypeError):  # defined at a prompt: nothing tells one version from the next
-        return UNSAVED + uuid.uuid4().hex[:8]
-
-
 def cell_of(net_type: Any) -> type[Cell]:
-    """The cell of a network's Numba type."""
-    return _CELLS[net_type.instance_class]
+    """The cell of a network's Numba type, for code that is about to be compiled for it.
+
+    Raises
+    ------
+    RuntimeError
+        The cell's formulas have been changed since: the code would be kept, and served, as that of the old ones.
+    """
+    cell = _CELLS[net_type.instance_class]
+    if _name(cell) != net_type.instance_class.__name__:
+        raise RuntimeError(f"the formulas of cell {cell.__name__} have changed since its first use: make a new class")
+    return cell
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 
 #: Inside folders, likewise.
 INSIDE = {
-    "_cells": ["ops", "base", "rnn", "gru", "lstm", "__init__"],
+    "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "rows", "tiles", "packing", "steps", "schedule", "activation",
         "dropout", "forward", "backward", "gradients", "unit",

@@ -40,7 +40,6 @@ class Cold:
     param_names = ("cell",)
     unit = "seconds"
     timeout = 300
-    number = 1
 
     def _measure(self, cell):
         with tempfile.TemporaryDirectory() as cache:

@@ -83,7 +83,7 @@ def _compiled(name: str, dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callab
 
 def activate(name: str, x: NDArray[Any]) -> NDArray[Any]:
     """A new array of the function ("exp", "sigmoid" or "tanh") of each number of x (float32 or float64)."""
-    x = np.ascontiguousarray(x)
+    x = np.require(x, requirements=("C", "A"))
     y = np.empty_like(x)
     lanes = isa.current()
     _compiled(name, x.dtype, lanes)(Values(x.reshape(-1), lanes()), y.reshape(-1))

@@ -238,6 +238,14 @@ class Vec:
     def __rtruediv__(self, other: float) -> Vec:
         return self.e.vec(other) / self
 
+    def __neg__(self) -> Vec:
+        return Vec(self.e, self.e.b.fneg(self.x))
+
+    def __abs__(self) -> Vec:
+        e = self.e
+        bits = e.b.and_(e.b.bitcast(self.x, e.bits_type), e.bits_of((1 << e.bits - 1) - 1))
+        return Vec(e, e.b.bitcast(bits, e.type))
+
     __radd__, __rmul__ = __add__, __mul__
 
     # Comparisons with a number choose lane by lane; those with NaN are false.

@@ -114,23 +114,17 @@ def _exp(x: Vec) -> Vec:
     return e.fma(first, p, first) * second
 
 
-def _magnitude(x: Vec) -> Vec:
-    e = x.e
-    bits = e.b.and_(e.b.bitcast(x.x, e.bits_type), e.bits_of((1 << e.bits - 1) - 1))
-    return x.like(e.b.bitcast(bits, e.type))
-
-
 def exp(x: Vec) -> Vec:
     """e^x, with gradual underflow."""
     form = _FORMATS[x.e.bits]
     x = x.if_less(form.underflow, form.underflow, x)
-    return _exp((0.0 - x).if_less(-form.overflow, form.overflow, x))
+    return _exp((-x).if_less(-form.overflow, form.overflow, x))
 
 
 def sigmoid(x: Vec) -> Vec:
     """1 / (1 + e^-x) where x >= 0, else e^x / (1 + e^x): full relative accuracy down to the smallest number."""
     form = _FORMATS[x.e.bits]
-    t = 0.0 - _magnitude(x)
+    t = -abs(x)
     t = _exp(t.if_less(form.underflow, form.underflow, t))
     return x.if_less(0.0, t, 1.0) / (1.0 + t)
 
@@ -138,10 +132,10 @@ def sigmoid(x: Vec) -> Vec:
 def tanh(x: Vec) -> Vec:
     """-m / (m + 2) with m = e^(-2|x|) - 1, and the sign of x (that of -0 too)."""
     e, form = x.e, _FORMATS[x.e.bits]
-    a = -2.0 * _magnitude(x)
+    a = -2.0 * abs(x)
     p, k = _reduced(a.if_less(-2.0 * form.one, -2.0 * form.one, a))
     t = _two_to(k, e)
     m = e.fma(t, p, t - 1.0)
     sign = e.b.and_(e.b.bitcast(x.x, e.bits_type), e.bits_of(1 << e.bits - 1))
-    bits = e.b.or_(e.b.bitcast(_magnitude(m / (m + 2.0)).x, e.bits_type), sign)
+    bits = e.b.or_(e.b.bitcast(abs(m / (m + 2.0)).x, e.bits_type), sign)
     return x.like(e.b.bitcast(bits, e.type))

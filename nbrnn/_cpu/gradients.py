@@ -5,6 +5,7 @@ The same code serves every cell: it is told how many gates there are and where t
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .._kernel import kernel
@@ -34,7 +35,10 @@ class Panels(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Gradients of the weights in whole tiles: (gates * slot, Ip), (gates * slot, Kp), (Kw, Mp), (S * slot,)."""
+    """Gradients of the weights in whole tiles: (2, gates * slot, Ip), (2, gates * slot, Kp), (2, Kw, Mp), (2, S * slot).
+
+    [0] are the sums, [1] what rounding has left over.
+    """
 
     w_ih: Any
     w_hh: Any
@@ -74,27 +78,27 @@ def dx_rows(e, panels, n, dsums, out, out_stride):
 
 
 @primitive
-def outer_tile(e, panels, count, a, b, b_step, c, c_stride):
+def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
     """See ``tiles.outer``."""
-    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride)
+    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest)
 
 
 @kernel
 def add_outer(panels, count, a, a_stride, width, rows, n, total, work):
-    """total[m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n.
+    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n.
 
     ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each.
     """
-    item, W = total.itemsize, work.slab.shape[1]
+    item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
     for r in range(count):
         spread_row(panels, slabs + r * W * item, step, rows[r], n)
     for m in range(0, width, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
-        for k in range(0, total.shape[1], NV * W):
-            to = address(total) + (m * total.shape[1] + k) * item
-            outer_tile(panels, count, slab, slabs + k * CHUNK * item, step, to, total.shape[1])
+        for k in range(0, columns, NV * W):
+            to = address(total) + (m * columns + k) * item
+            outer_tile(panels, count, slab, slabs + k * CHUNK * item, step, to, columns, total.shape[1] * columns)
 
 
 @kernel
@@ -117,7 +121,7 @@ def add_chunk(panels, saved, first, count, add, totals, work):
     hidden = at + (panels.sums - panels.gates) * slot
     add_outer(panels, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
     if panels.projected:
-        add_outer(panels, count, at + stride - slot, stride, totals.w_hr.shape[0], ms, panels.H, totals.w_hr, work)
+        add_outer(panels, count, at + stride - slot, stride, totals.w_hr.shape[1], ms, panels.H, totals.w_hr, work)
 
     # A chunk is summed by itself first, as in ``outer``.
     work.bias[:] = 0
@@ -125,7 +129,11 @@ def add_chunk(panels, saved, first, count, add, totals, work):
         for m in range(work.bias.size):
             work.bias[m] += saved[r, m]
     for m in range(work.bias.size):
-        totals.bias[m] += work.bias[m]
+        total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
+        new = total + more
+        left = more - (new - total)
+        totals.bias[0, m] = new
+        totals.bias[1, m] = left if math.isfinite(left) else type(left)(0)
 
 
 @kernel

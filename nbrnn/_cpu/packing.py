@@ -151,10 +151,10 @@ def _panels(matrix: NDArray[Any], W: int) -> NDArray[Any]:
 def unpack(cell: type[Cell], totals: Any, H: int, to: Weights) -> None:
     """Gradients summed by ``_cpu.gradients`` into arrays named and shaped as the weights."""
     G, S = len(cell.gates), cell.sums()
-    bias = totals.bias.reshape(S, -1)
+    bias = totals.bias[0].reshape(S, -1)
     ways = (
-        ("ih", cell.of_input(), totals.w_ih, bias[:G]),
-        ("hh", cell.of_hidden(), totals.w_hh, bias[S - G :]),
+        ("ih", cell.of_input(), totals.w_ih[0], bias[:G]),
+        ("hh", cell.of_hidden(), totals.w_hh[0], bias[S - G :]),
     )
     for way, gates, weights, biases in ways:
         target = to[f"weight_{way}"]
@@ -166,4 +166,4 @@ def unpack(cell: type[Cell], totals: Any, H: int, to: Weights) -> None:
                 to[f"bias_{way}"][first : first + H] = biases[g, :H]
     if cell.projected:
         K = to["weight_hr"].shape[0]
-        to["weight_hr"][:] = totals.w_hr[:K, :H]
+        to["weight_hr"][:] = totals.w_hr[0, :K, :H]

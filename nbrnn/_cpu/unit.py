@@ -86,7 +86,8 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     x, work = _any(dtype, 3), _own(dtype, 2)
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
     panels = _tuple(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
-    totals = _tuple(_gradients.Totals, work, work, work, _own(dtype, 1))
+    sums = _own(dtype, 3)
+    totals = _tuple(_gradients.Totals, sums, sums, sums, work)
     rooms = _tuple(_gradients.Work, _own(np.int64, 2), work, _own(dtype, 3), work, _own(dtype, 1), _own(dtype, 1))
     return compiled(
         _gradients.gradients,
@@ -221,10 +222,10 @@ class Unit:
         gates = len(self.cell.gates) * z.Hp
         projected = (packing.padded(self.K, z.W), z.Mp) if self.cell.projected else (0, 0)
         return _gradients.Totals(
-            aligned_zeros((gates, packing.padded(self.I, block)), self.dtype),
-            aligned_zeros((gates, z.Kp), self.dtype),
-            aligned_zeros(projected, self.dtype),
-            aligned_zeros((self.cell.sums() * z.Hp,), self.dtype),
+            aligned_zeros((2, gates, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((2, gates, z.Kp), self.dtype),
+            aligned_zeros((2, *projected), self.dtype),
+            aligned_zeros((2, self.cell.sums() * z.Hp), self.dtype),
         )
 
     def read_totals(self, totals: Any, to: Mapping[str, Array]) -> None:
@@ -239,7 +240,7 @@ def _plain(a: Array) -> bool:
 
 def readable(x: Array) -> Array:
     """x, or a copy of it, such that kernels can read its rows."""
-    return x if _plain(x) else np.ascontiguousarray(x)
+    return x if _plain(x) else np.require(x, requirements=("C", "A"))
 
 
 def writeable(y: Array) -> Array:
@@ -255,7 +256,7 @@ def draw_key(rng: np.random.Generator) -> tuple[int, int]:
 
 def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, directions: int, t0: int) -> Array:
     """x (steps, B, D * n) with numbers dropped with probability p, the others divided by 1 - p."""
-    y = np.empty(x.shape, x.dtype)
+    x, y = np.require(x, requirements="A"), np.empty(x.shape, x.dtype)
     n = x.shape[2] // directions
     run, scale = dropout_kernel(x.dtype), x.dtype.type(0 if p == 1 else 1 / (1 - p))
     for d in range(directions):
