@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _check
 from ._engine.batch import Batch
+from ._memory import require
 
 Array = NDArray[Any]
 
@@ -70,6 +71,8 @@ class Axes:
         if resets is not None:
             wanted = (steps,) if not batched else (size, steps) if self.batch_first else (steps, size)
             resets = self.turn(_check.mask(resets, "resets", wanted), batched)
+        states = 2 * self.L * self.D * size * (self.K + self.E * self.H)  # those before and after
+        require(f"a batch of {size:,} sequences", self.dtype, states=states)
         h, c = self.states(state, "state", size, batched)
         return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
 
@@ -82,16 +85,18 @@ class Axes:
         c = np.zeros((self.L * self.D, batch, self.E * self.H), self.dtype)
         if state is None:
             return h, c
+        if not isinstance(state, np.ndarray | tuple | list):
+            wanted = "a pair (h, c) of NumPy arrays" if self.E else "a NumPy array"
+            raise TypeError(f"{name} must be {wanted}, got {type(state).__name__}")
         several = isinstance(state, tuple | list)
-        if self.E and not (several and len(state) == 2):
-            got = f"{len(state)} of them" if several else type(state).__name__
-            raise ValueError(f"{name} must be a pair (h, c), got {got}")
-        if several and not self.E:
-            raise TypeError(f"{name} must be one array, h; got a {type(state).__name__} of {len(state)}")
-        for part, to, label in zip(state if self.E else (state,), (h, c), ("h", "c"), strict=False):
+        if several != bool(self.E) or (several and len(state) != 2):
+            got = f"a {type(state).__name__} of {len(state)}" if several else f"an array of shape {np.shape(state)}"
+            raise ValueError(f"{name} must be {'a pair (h, c)' if self.E else 'one array, h'}; got {got}")
+        parts = state if self.E else (state,)
+        for n, (part, to, letter) in enumerate(zip(parts, (h, c), "hc", strict=False)):
             if part is None and missing:
                 continue
-            label = f"{name} {label}" if self.E else name
+            label = f"{name}[{n}] ({letter})" if self.E else name
             array = _check.array(part, label, self.dtype)
             _check.shape(array, label, to.shape if batched else (to.shape[0], to.shape[2]))
             to[...] = array if batched else array[:, None]

@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def size(value: Any, name: str, least: int = 1) -> int:
-    """An integer >= least."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
+def integer(value: Any, name: str) -> int:
+    """An integer."""
     try:
-        number = operator.index(value)
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r} ({type(value).__name__})") from None
+        pass
+    raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+
+
+def size(value: Any, name: str, least: int = 1) -> int:
+    """An integer >= least, and small enough that products of a few of them are still sizes."""
+    number = integer(value, name)
     if number < least:
         raise ValueError(f"{name} must be >= {least}, got {number}")
+    if number >= 2**48:
+        raise ValueError(f"{name} must be < 2**48, got a number of {number.bit_length()} bits")
     return number
 
 
@@ -43,6 +50,8 @@ def number(
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__})") from None
+    except OverflowError:
+        result = math.inf
     bounds = [f">= {least:g}"] * (least > -math.inf) + [f"<= {most:g}"] * (most < math.inf)
     bounds += [] if above is None else [f"> {above:g}"]
     if not math.isfinite(result) or not least <= result <= most or (above is not None and result <= above):
@@ -52,7 +61,9 @@ def number(
 
 def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
     """One of the options."""
-    if not isinstance(value, type(None) | str) or value not in options:
+    if not isinstance(value, str) and value not in options:
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, options))}, got {type(value).__name__}")
+    if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
     return value
 
@@ -61,7 +72,7 @@ def float_dtype(value: Any) -> np.dtype[Any]:
     """float32 or float64, native byte order."""
     try:
         dtype = np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"dtype must be float32 or float64, got {value!r}") from None
     if value is None or dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype must be float32 or float64, got {value!r}")
@@ -72,20 +83,47 @@ def array(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
     """An ndarray of exactly that dtype, in native byte order."""
     if not isinstance(value, np.ndarray):
         _wrong_kind(value, name, dtype)
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
+    _not_masked(value, name)
     if value.dtype != dtype:
         raise TypeError(
-            f"{name} must be of dtype {dtype.name}, got {value.dtype}; convert it: {name}.astype(numpy.{dtype.name})"
+            f"{name} must be of dtype {dtype.name}, got {value.dtype}; "
+            f"convert it: {_expression(name)}.astype(numpy.{dtype.name})"
         )
     return value.view(np.ndarray)
+
+
+def _expression(name: str) -> str:
+    """A name as it can be written: without the remark that may follow."""
+    return name.split(" ")[0]
+
+
+def _not_masked(value: Any, name: str) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it first, {_expression(name)}.filled(0)")
+
+
+def plain(value: Any, name: str, what: str) -> Array:
+    """An array of anything array-like."""
+    _not_masked(value, name)
+    try:
+        return np.asarray(value)
+    except ValueError:  # ragged
+        raise ValueError(f"{name} must be {what}, got a sequence of unequal parts") from None
+
+
+def real(value: Any, name: str) -> Array:
+    """An array of real numbers of any dtype."""
+    given = plain(value, name, "real numbers")
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {given.dtype}")
+    return given
 
 
 def _wrong_kind(value: Any, name: str, dtype: np.dtype[Any]) -> NoReturn:
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     raise TypeError(
         f"{name} must be a NumPy array of {dtype.name}, got {kind}; "
-        f"convert it: numpy.asarray({name}, dtype=numpy.{dtype.name})"
+        f"convert it: numpy.asarray({_expression(name)}, dtype=numpy.{dtype.name})"
     )
 
 
@@ -101,7 +139,7 @@ def shape(value: Array, name: str, wanted: tuple[int | str, ...]) -> None:
 
 def lengths(value: Any, batch: int, steps: int) -> Array:
     """(B,) integers in 0..T, as int64."""
-    given = np.asarray(value)
+    given = plain(value, "lengths", "integers")
     if given.size == 0 and given.ndim == 1:
         given = given.astype(np.int64)
     if given.dtype.kind not in "iu":
@@ -113,12 +151,14 @@ def lengths(value: Any, batch: int, steps: int) -> Array:
 
 
 def mask(value: Any, name: str, wanted: tuple[int, ...]) -> Array:
-    """Booleans of that shape."""
-    given = np.asarray(value)
+    """Booleans of that shape, as an array of our own: a tape keeps it."""
+    given = plain(value, name, "booleans")
+    if given.size == 0 and given.ndim == 1:
+        given = given.astype(np.bool_)
     if given.dtype != np.bool_:
         raise TypeError(f"{name} must be booleans, got dtype {given.dtype}")
     shape(given, name, wanted)
-    return given.view(np.ndarray)
+    return np.array(given, subok=False)
 
 
 def output(

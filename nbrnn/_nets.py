@@ -1,10 +1,10 @@
 """Networks as compiled code sees them: a NamedTuple of one buffer and its sizes, whose *type* is the cell.
 
 Every loop is one function; what a step computes follows from the class of the ``net`` it is given, through the
-primitives of ``_cpu``.  The class's name holds a digest of the package's sources and of the cell's formulas.  So what is
-compiled for one cell is never taken for another's of the same name, and a user's own cached function that takes a
-network is compiled anew after an upgrade, not served stale: such a function's cache names the class, and old names lead
-nowhere.
+primitives of ``_cpu``.  The class's name holds a digest of the package's sources and of the cell's formulas.  So what
+is compiled for one cell is never taken for another's of the same name, and a user's own cached function that takes a
+network is compiled anew after an upgrade, not served stale: such a function's cache names the class, and old names
+lead nowhere.
 """
 
 from __future__ import annotations

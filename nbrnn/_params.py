@@ -8,12 +8,14 @@ read, so that not even ``array.flags.writeable = True`` opens it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._check import real
 from ._memory import ALIGNMENT
 
 Array = NDArray[Any]
@@ -22,16 +24,22 @@ Array = NDArray[Any]
 class ReadOnly(np.ndarray[Any, Any]):
     """A read-only view that says what to write instead of changing it in place."""
 
-    def _refuse(self, *_: object) -> NoReturn:
-        raise ValueError(
-            "parameters can't be changed in place: write layer.flat = layer.flat - g instead of layer.flat -= g, "
-            "and layer.params[name] = array instead of layer.params[name][...] = array"
-        )
-
     def __setitem__(self, key: Any, value: Any) -> None:
         if not self.flags.writeable:
-            self._refuse()
+            _refuse()
         super().__setitem__(key, value)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        """Results of arithmetic are plain arrays; changing this one by it is refused.
+
+        NumPy would refuse ``out=`` too, but lets ``ufunc.at`` write through a read-only vector.
+        """
+        for target in [inputs[0]] if method == "at" else out or ():
+            if isinstance(target, ReadOnly) and not target.flags.writeable:
+                _refuse()
+        if out is not None:
+            options["out"] = tuple(map(_bare, out))
+        return getattr(ufunc, method)(*map(_bare, inputs), **options)
 
     def copy(self, order: Any = "C") -> Array:  # type: ignore[override]
         """A plain array of the same numbers, free to be changed."""
@@ -46,44 +54,27 @@ class ReadOnly(np.ndarray[Any, Any]):
     def __reduce__(self) -> Any:
         return self.copy().__reduce__()
 
-    def __array_wrap__(self, array: Array, context: Any = None, return_scalar: bool = False) -> Any:
-        """Results of arithmetic are plain arrays."""
-        return array[()] if return_scalar or array.ndim == 0 else np.asarray(array)
+
+def _bare(a: Any) -> Any:
+    return a.view(np.ndarray) if isinstance(a, ReadOnly) else a
 
 
-def _in_place(name: str) -> Any:
-    def method(self: ReadOnly, other: Any) -> Any:
-        if not self.flags.writeable:
-            self._refuse()
-        return getattr(super(ReadOnly, self), name)(other)
-
-    method.__name__ = name
-    return method
-
-
-for _operation in (
-    "add",
-    "sub",
-    "mul",
-    "matmul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "lshift",
-    "rshift",
-    "and",
-    "xor",
-    "or",
-):
-    setattr(ReadOnly, f"__i{_operation}__", _in_place(f"__i{_operation}__"))
+def _refuse() -> NoReturn:
+    raise ValueError(
+        "parameters can't be changed in place: write layer.flat = layer.flat - g instead of layer.flat -= g, "
+        "and layer.params[name] = array instead of layer.params[name][...] = array"
+    )
 
 
 class Storage:
     """Memory of a number of parameters: written through one array, read through others."""
 
     def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
-        room = bytearray(size * dtype.itemsize + ALIGNMENT)
+        try:
+            room = bytearray(size * dtype.itemsize + ALIGNMENT)
+        except MemoryError:
+            gibibytes = size * dtype.itemsize / 2**30
+            raise MemoryError(f"no memory for parameters: {size:,} of {dtype.name}, {gibibytes:,.1f} GiB") from None
         start = -np.frombuffer(room, np.uint8).ctypes.data % ALIGNMENT
         self.write = np.frombuffer(room, dtype, size, start)
         self.read = np.frombuffer(memoryview(room).toreadonly(), dtype, size, start).view(ReadOnly)
@@ -106,7 +97,8 @@ class Parameters(MutableMapping[str, Array]):
 
     #: Parameters of parts, which live in this vector too: see ``join``.
     _parts: tuple[Parameters, ...] = ()
-    _joined = False
+    #: The whole that these are part of, as a weak reference.
+    _whole: Callable[[], Parameters | None] = staticmethod(lambda: None)
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
@@ -146,7 +138,7 @@ class Parameters(MutableMapping[str, Array]):
         dtypes = {part.dtype for part in filled.values()}
         if len(dtypes) > 1:
             raise ValueError(f"all parts must have one dtype, got {', '.join(sorted(d.name for d in dtypes))}")
-        if any(p._joined for p in filled.values()) or len({id(p) for p in filled.values()}) < len(filled):
+        if any(p._whole() for p in filled.values()) or len({id(p) for p in filled.values()}) < len(filled):
             raise ValueError("a part of a network can't be part of another, or stand in it twice: copy.deepcopy it")
         shapes = {f"{name}.{key}": shape for name, part in filled.items() for key, shape in part.shapes.items()}
         whole = cls(shapes, dtypes.pop() if dtypes else np.float32)
@@ -156,7 +148,7 @@ class Parameters(MutableMapping[str, Array]):
         if before:
             whole.flat = np.concatenate(before)
         for part in whole._parts:
-            part._joined = True
+            part._whole = weakref.ref(whole)
         return whole
 
     def _changed(self) -> None:
@@ -167,7 +159,7 @@ class Parameters(MutableMapping[str, Array]):
     @property
     def flat(self) -> Array:
         """All parameters as one read-only vector, in order."""
-        return self._flat
+        return self._flat.view()  # an object of its own: its shape and strides may be changed
 
     @flat.setter
     def flat(self, vector: ArrayLike) -> None:
@@ -175,7 +167,7 @@ class Parameters(MutableMapping[str, Array]):
         self._changed()
 
     def __getitem__(self, name: str) -> Array:
-        return self._views[name]
+        return self._views[name].view()
 
     def __setitem__(self, name: str, value: ArrayLike) -> None:
         if name not in self.shapes:
@@ -192,6 +184,10 @@ class Parameters(MutableMapping[str, Array]):
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def __reduce__(self) -> Any:
+        """Copies, deep or not, and pickles are plain dictionaries of arrays of their own."""
+        return dict, ({name: a.copy() for name, a in self._views.items()},)
+
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: {shape}" for name, shape in self.shapes.items()) + "}"
 
@@ -202,9 +198,7 @@ class Parameters(MutableMapping[str, Array]):
 
 def checked(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
     """Value as a real array of that shape, or a TypeError or ValueError that names it."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    array = real(value, name)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     return array

@@ -23,6 +23,10 @@ class RecurrentCell(Parametric):
         self._rng, self._parameters = layer._rng, layer._parameters
         self.input_size, self.hidden_size, self.bias = layer.input_size, layer.hidden_size, layer.bias
         self.dtype = layer.dtype
+        self._fix()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_parameters": state["_layer"]._parameters})
 
     def _lift(self, x: Any, state: Any) -> tuple[Array, Any]:
         """x and state as of a layer, for one step."""
@@ -38,9 +42,11 @@ class RecurrentCell(Parametric):
             _check.shape(part, label, (*batch, self.hidden_size))
             return part[None]
 
+        if not self._layer.cell.extras():
+            return lift(state, name)
         if isinstance(state, tuple | list) and len(state) == 2:
-            return tuple(lift(part, f"{name} {label}") for part, label in zip(state, ("h", "c"), strict=True))
-        return lift(state, name)
+            return tuple(lift(part, f"{name}[{n}] ({'hc'[n]})") for n, part in enumerate(state))
+        return state
 
     def __call__(self, x: Array, state: Any = None) -> Any:
         """One step.
@@ -182,8 +188,8 @@ class RNNCell(RecurrentCell):
         rng: Seed = None,
     ) -> None:
         layer = _RNN(input_size, hidden_size, nonlinearity=nonlinearity, bias=bias, dtype=dtype, rng=rng)
-        super().__init__(layer)
         self.nonlinearity = layer.nonlinearity
+        super().__init__(layer)
 
 
 class GRUCell(RecurrentCell):

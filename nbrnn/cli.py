@@ -10,14 +10,17 @@ import platform
 import sys
 from collections.abc import Sequence
 
+from ._version import __version__
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     parser = argparse.ArgumentParser(prog="nbrnn", description="Recurrent networks for NumPy, SciPy and Numba.")
+    parser.add_argument("--version", action="version", version=f"nbrnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     demo = commands.add_parser("demo", help="forecast a real series")
     demo.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path("nbrnn_demo.png"), help="where to save the picture"
+        "--output", type=_picture, default=pathlib.Path("nbrnn_demo.png"), help="where to save the picture"
     )
     demo.add_argument("--no-progress", action="store_true", help="show no progress bar")
     commands.add_parser("info", help="versions and what this machine offers")
@@ -31,6 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _picture(text: str) -> pathlib.Path:
+    """Where a picture can be saved."""
+    path = pathlib.Path(text)
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise argparse.ArgumentTypeError(f"must end in .png, .pdf, .svg or .jpg, got {text!r}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that is there, got {text!r}")
+    return path
+
+
 def info() -> str:
     """Versions, vector width, threads, cache folder, CUDA: a line each."""
     import llvmlite
@@ -39,7 +52,6 @@ def info() -> str:
     import scipy
 
     from ._cpu import forward, isa
-    from ._version import __version__
 
     cache = getattr(forward.forward, "_cache", None)
     lines = {

@@ -23,12 +23,12 @@ def _checked(y: Any, name: str) -> Array:
     return _check.array(y, name, y.dtype)
 
 
-def _valid(y: Array, lengths: Any, batch_first: bool) -> Array | None:
+def _valid(y: Array, lengths: Any, batch_first: bool, axes: int) -> Array | None:
     """Which steps (T, B) of y count; None: all."""
     if lengths is None:
         return None
-    if y.ndim < 2:
-        raise ValueError(f"lengths must be None unless y has a step and a batch axis, got y of shape {y.shape}")
+    if y.ndim < axes:
+        raise ValueError(f"lengths must be None unless y has {axes} axes or more, got y of shape {y.shape}")
     size, steps = y.shape[:2] if batch_first else y.shape[1::-1]
     inside = np.arange(steps)[:, None] < _check.lengths(lengths, size, steps)
     return inside.T if batch_first else inside
@@ -39,12 +39,12 @@ def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool =
 
     Parameters
     ----------
-    y : ndarray, shape (T, B, n), or any without ``lengths``
+    y : ndarray, shape (T, B, ...), or any without ``lengths``
     target : array_like, shape of y
     lengths : array_like of int, shape (B,), optional
         Steps that count, of each sequence.
     batch_first : bool
-        Whether y is (B, T, n).
+        Whether y is (B, T, ...).
 
     Returns
     -------
@@ -67,19 +67,17 @@ def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool =
     (5.0, [[1.0], [3.0]])
     """
     y = _checked(y, "y")
-    target = np.asarray(target)
-    if target.dtype.kind not in "fiub":
-        raise TypeError(f"target must be real numbers, got dtype {target.dtype}")
+    target = _check.real(target, "target")
     _check.shape(target, "target", y.shape)
-    valid = _valid(y, lengths, batch_first)
-    difference = y - target.astype(y.dtype, copy=False)
+    valid = _valid(y, lengths, batch_first, 2)
+    difference = np.asarray(y - target.astype(y.dtype, copy=False))
     if valid is not None:
         difference[~valid] = 0
     count = y.size if valid is None else int(valid.sum()) * (y.size // max(1, valid.size))
     if count == 0:
         return 0.0, np.zeros_like(y)
     loss = float(np.square(difference, dtype=np.float64).sum() / count)
-    return loss, difference * y.dtype.type(2 / count)
+    return loss, np.asarray(difference * y.dtype.type(2 / count))
 
 
 def cross_entropy(
@@ -135,20 +133,21 @@ def cross_entropy(
     if y.ndim == 0 or y.shape[-1] == 0:
         raise ValueError(f"y must have shape (..., classes), got {y.shape}")
     classes = y.shape[-1]
-    target = np.asarray(target)
+    target = _check.plain(target, "target", "integers")
     if target.dtype.kind not in "iu" and target.size:
         raise TypeError(f"target must be integers, got dtype {target.dtype}")
     _check.shape(target, "target", y.shape[:-1])
+    ignore_index = _check.integer(ignore_index, "ignore_index")
     smoothing = _check.number(label_smoothing, "label_smoothing", 0, 1)
     counts = target != ignore_index
-    valid = _valid(y, lengths, batch_first)
+    valid = _valid(y, lengths, batch_first, 3)
     if valid is not None:
         counts &= valid.reshape(valid.shape + (1,) * (counts.ndim - 2))
     if not np.all((target >= 0) & (target < classes) | ~counts):
         raise ValueError(f"target must lie in 0..{classes - 1}, or be ignore_index ({ignore_index})")
     w = np.ones(classes)
     if weight is not None:
-        w = np.asarray(weight, np.float64)
+        w = _check.real(weight, "weight").astype(np.float64)
         _check.shape(w, "weight", (classes,))
         if not (np.isfinite(w).all() and (w >= 0).all()):
             raise ValueError("weight must be finite and >= 0 for each class")
@@ -158,10 +157,12 @@ def cross_entropy(
     total = w[chosen].sum()
     if total == 0:
         return 0.0, dy
-    shifted = rows - rows.max(-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        shifted = rows - rows.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     # What each class should have: the share of the target and that of all, by the classes' weights.
     goal = np.broadcast_to(smoothing / classes * w, rows.shape).copy()
     goal[np.arange(len(chosen)), chosen] += (1 - smoothing) * w[chosen]
     dy[counts] = (np.exp(log_p) * goal.sum(-1, keepdims=True) - goal) / total
-    return float(-(goal * log_p).sum() / total), dy
+    # A class that nothing is expected of may have a logit of minus infinity.
+    return float(-(goal * np.where(goal == 0, 0, log_p)).sum() / total), dy

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +40,19 @@ class Gradients:
     params: Mapping[str, Array]
     flat: Array
 
+    def __reduce__(self) -> Any:
+        """A copy's ``params`` are views of its own ``flat``."""
+        return _gradients, (self.x, self.state, {name: a.shape for name, a in self.params.items()}, self.flat)
+
+
+def _gradients(x: Array | None, state: Any, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> Gradients:
+    params, at = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        params[name] = flat[at : at + size].reshape(shape)
+        at += size
+    return Gradients(x, state, params, flat)
+
 
 class Tape:
     """What a forward pass leaves for the way back; used once, unless told otherwise."""
@@ -46,6 +61,8 @@ class Tape:
         self._module = module
         self._version = module._parameters.version
         self._used = False
+        # One backward at a time: it works in place.  (And a lock can't be copied, nor then can a tape.)
+        self._lock = threading.Lock()
 
     def _check(self, module: Parametric) -> None:
         if self._module is not module:
@@ -69,13 +86,14 @@ class Tape:
 class Parametric:
     """Something with parameters, that can be copied, pickled and shown.
 
-    Each argument of a subclass's constructor must be an attribute of that name: copies, pickles and ``repr`` are made
-    of them.
+    A subclass keeps each argument of its constructor under its own name, for ``repr``, and ends with ``_fix()``.
 
     Parameters
     ----------
     rng : numpy.random.Generator, seed or None
     """
+
+    _fixed: frozenset[str] = frozenset()
 
     def __init__(self, rng: Seed = None) -> None:
         self._rng = generator(rng)
@@ -98,19 +116,25 @@ class Parametric:
     def _generator(self, rng: Seed) -> np.random.Generator:
         return self._rng if rng is None else generator(rng)
 
-    def _arguments(self) -> dict[str, Any]:
-        """What the constructor would have to be called with to make another like this, but for ``rng``."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if name != "rng"}
+    def _fix(self) -> None:
+        """All is built: what can be seen of it from outside stays as it is."""
+        self._fixed = frozenset(name for name in vars(self) if not name.startswith("_"))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed:
+            raise AttributeError(f"{name} of {self!r} can't be changed: make another")
+        super().__setattr__(name, value)
 
     def _describe(self) -> list[str]:
-        """What stands between the brackets of the repr: arguments that must be given, others than their defaults."""
-        known, parts = inspect.signature(type(self)).parameters, []
-        for name, value in self._arguments().items():
-            if known[name].default is inspect.Parameter.empty:
-                parts.append(repr(value))
+        """What stands between the brackets of the repr: the constructor's arguments, without defaults."""
+        parts = []
+        for name, known in inspect.signature(type(self)).parameters.items():
+            value = vars(self).get(name, known.default)
+            if known.default is inspect.Parameter.empty:
+                parts.append(repr(vars(self).get(name, ...)))
             elif name == "dtype":
                 parts.append(f"dtype={np.dtype(value).name}")
-            elif value != known[name].default:
+            elif value != known.default:
                 parts.append(f"{name}={value!r}")
         return parts
 
@@ -126,8 +150,14 @@ class Parametric:
         """As deepcopy: two that share parameters or a generator would be no copies."""
         return copy.deepcopy(self)
 
-    def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self._arguments(), np.array(self.flat), self._rng)
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_parameters": (self._parameters.shapes, np.array(self.flat))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        shapes, flat = state["_parameters"]
+        parameters = Parameters(shapes, flat.dtype)
+        parameters.flat = flat
+        vars(self).update(state | {"_parameters": parameters})
 
 
 class Module(Parametric):
@@ -135,6 +165,8 @@ class Module(Parametric):
 
     #: Whether x and y are (B, T, ...); None: the module takes (T, B, ...), or doesn't care.
     batch_first: bool | None = None
+    #: Whether there is a recurrent layer in it, which takes ``resets`` and ``checkpoint``.
+    _recurrent: bool = False
 
     def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, Any]:
         """y and the state after, for inference."""
@@ -163,11 +195,3 @@ def generator(rng: Seed) -> np.random.Generator:
         return np.random.default_rng(rng)
     except ValueError:
         raise ValueError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}") from None
-
-
-def _rebuild(cls: type[Parametric], arguments: Mapping[str, Any], flat: Array, rng: np.random.Generator) -> Parametric:
-    module = cls(**arguments)
-    module._rng = rng
-    if module._parameters.size:
-        module.flat = flat
-    return module

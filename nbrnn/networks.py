@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from . import _check
 from ._params import Parameters
 from .module import Gradients, Module, Seed, Tape
-from .pointwise import Pointwise
 
 Array = NDArray[Any]
 
@@ -62,6 +61,7 @@ class Sequential(Module):
             raise ValueError("batch_first must be the same for all parts, got both")
         self.batch_first = axes.pop() if axes else None
         self._parts = parts
+        self._fix()
         self._parameters = Parameters.join({str(q): part._parameters for q, part in enumerate(parts)})
 
     def __len__(self) -> int:
@@ -112,8 +112,9 @@ class Sequential(Module):
             As of the parts.
         """
         states = []
+        self._check_used(resets=resets)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
-            cuts = {} if isinstance(part, Pointwise) else {"resets": resets}
+            cuts = {"resets": resets} if part._recurrent else {}
             y, after = part(self._turn(part, x), given, lengths, **cuts)
             x = self._turn(part, y)
             states.append(after)
@@ -154,13 +155,14 @@ class Sequential(Module):
         """
         rng = None if rng is None else self._generator(rng)
         states, tapes = [], []
+        self._check_used(resets=resets, checkpoint=checkpoint)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
-            more = {} if isinstance(part, Pointwise) else {"resets": resets, "checkpoint": checkpoint}
+            more = {"resets": resets, "checkpoint": checkpoint} if part._recurrent else {}
             y, after, tape = part.forward(self._turn(part, x), given, lengths, rng=rng, **more)
             x = self._turn(part, y)
             states.append(after)
             tapes.append(tape)
-        return x, tuple(states), SequentialTape(self, tapes)
+        return x, tuple(states), SequentialTape(self, tapes, x)
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
         """Backpropagation through all parts.
@@ -191,7 +193,14 @@ class Sequential(Module):
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
         retain = _check.flag(retain, "retain")
+        with tape._lock:
+            return self._go_back(tape, dy, dstate, retain)
+
+    def _go_back(self, tape: SequentialTape, dy: Array | None, dstate: Any, retain: bool) -> Gradients:
         self._check_dstate(tape, dstate)
+        if dy is not None:
+            dy = _check.array(dy, "dy", tape.dtype)
+            _check.shape(dy, "dy", tape.y_shape)
         given = self._states(dstate, "dstate")
         flat = np.zeros(self._parameters.size, self._parameters.dtype)
         states: list[Any] = []
@@ -213,20 +222,39 @@ class Sequential(Module):
             own._check(part)
             part._check_dstate(own, given)
 
-    def __reduce__(self) -> Any:
-        return Sequential, self._parts
+    def _check_used(self, **options: Any) -> None:
+        """Raise if an option is given that no part takes."""
+        for name, value in options.items():
+            if value is not None and not self._recurrent:
+                raise ValueError(f"{name} must be None for a network without recurrent parts, got {value!r}")
+
+    @property
+    def _recurrent(self) -> bool:  # type: ignore[override]
+        return any(part._recurrent for part in self._parts)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the parameters."""
+        return self._parameters.dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_parameters": None}  # the parts have them
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = {str(q): part._parameters for q, part in enumerate(state["_parts"])}
+        vars(self).update(state | {"_parameters": Parameters.join(parts)})
 
     def __repr__(self) -> str:
-        inner = "".join(f"\n  {q}: {part!r}" for q, part in enumerate(self._parts))
-        return f"<Sequential: {self._parameters.size:,} parameters>{inner}"
+        inner = "".join(f"\n  {q}: " + repr(part).replace("\n", "\n  ") for q, part in enumerate(self._parts))
+        return f"<{self._called()}: {self._parameters.size:,} parameters>{inner}"
 
 
 class SequentialTape(Tape):
     """What ``forward`` of a Sequential leaves for ``backward``."""
 
-    def __init__(self, module: Module, tapes: list[Tape]) -> None:
+    def __init__(self, module: Module, tapes: list[Tape], y: Array) -> None:
         super().__init__(module)
-        self.tapes = tapes
+        self.tapes, self.y_shape, self.dtype = tapes, y.shape, y.dtype
 
     def _release(self) -> None:
         del self.tapes

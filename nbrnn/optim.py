@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class Adam:
         Raises
         ------
         TypeError, ValueError
-            Not gradients of this network.
+            Not gradients, or of another size than the network's.
         """
         if not isinstance(grads, Gradients):
             raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
@@ -125,19 +126,27 @@ class Adam:
 
         Raises
         ------
-        ValueError
-            An entry is missing, or the state is that of another network.
+        TypeError, ValueError
+            An entry is missing or of the wrong kind, or the state is that of another network.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be what state_dict() gave, got {type(state).__name__}")
         missing = set(self.state_dict()) - set(state)
         if missing:
             raise ValueError(f"state must have the entries of state_dict(), {', '.join(sorted(missing))} missing")
         for name in ("m", "v"):
-            _check.shape(np.asarray(state[name]), f"state[{name!r}]", self._m.shape)
+            _check.shape(_check.real(state[name], f"state[{name!r}]"), f"state[{name!r}]", self._m.shape)
         settings = {k: state[k] for k in ("lr", "betas", "eps", "weight_decay")}
         checked = Adam(self.net, **settings)
         checked._t = _check.size(state["t"], "state['t']", 0)
         checked._m[:], checked._v[:] = state["m"], state["v"]
         self.__dict__.update(checked.__dict__)
+
+
+def bound(value: Any, name: str) -> float:
+    """A number above 0, or infinity."""
+    infinite = isinstance(value, float | np.floating) and value == math.inf
+    return math.inf if infinite else _check.number(value, name, above=0)
 
 
 def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
@@ -147,7 +156,7 @@ def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
     ----------
     grads : Gradients
     max_norm : float
-        > 0.
+        > 0; infinity: measure the norm only.
 
     Returns
     -------
@@ -165,7 +174,7 @@ def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
     """
     if not isinstance(grads, Gradients):
         raise TypeError(f"grads must come from backward of a network, got {type(grads).__name__}")
-    max_norm = _check.number(max_norm, "max_norm", above=0)
+    max_norm = bound(max_norm, "max_norm")
     norm = float(np.sqrt(np.square(grads.flat, dtype=np.float64).sum()))
     if np.isfinite(norm) and norm > max_norm:
         grads.flat *= grads.flat.dtype.type(max_norm / norm)

@@ -13,6 +13,7 @@ from . import _check
 from ._cpu.activation import activate
 from ._cpu.dropout import MODULE
 from ._cpu.unit import draw_key, dropout
+from ._memory import require
 from ._params import Parameters
 from .module import Gradients, Module, Seed, Tape
 
@@ -106,11 +107,11 @@ class Pointwise(Module):
         """
         given, inside = self._enter(x, state, lengths)
         y, kept = self._run(given, self._generator(rng))
+        y.flags.writeable = False  # the tape may refer to it
         y = _only(y, inside)
         tape = PointwiseTape(self, np.shape(x), y.shape, inside, kept)
-        y = y.reshape(*np.shape(x)[:-1], y.shape[-1])
         y.flags.writeable = False
-        return y.view(), None, tape
+        return y.reshape(*np.shape(x)[:-1], y.shape[-1]), None, tape
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: None = None, retain: bool = False) -> Gradients:
         """Gradients for x and the parameters.
@@ -139,8 +140,12 @@ class Pointwise(Module):
         """
         if not isinstance(tape, PointwiseTape):
             raise TypeError(f"tape must come from forward of this part, got {type(tape).__name__}")
-        tape._check(self)
         retain = _check.flag(retain, "retain")
+        with tape._lock:
+            return self._go_back(tape, dy, dstate, retain)
+
+    def _go_back(self, tape: PointwiseTape, dy: Array | None, dstate: None, retain: bool) -> Gradients:
+        tape._check(self)
         self._check_dstate(tape, dstate)
         shape = (*tape.x_shape[:-1], tape.y_shape[-1])
         dy = np.zeros(shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
@@ -224,9 +229,12 @@ class Linear(Pointwise):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         if self.bias:
             shapes["bias"] = (self.out_features,)
+        require("Linear", self.dtype, parameters=sum(math.prod(shape) for shape in shapes.values()))
         self._parameters = Parameters(shapes, self.dtype)
         bound = 1 / math.sqrt(self.in_features)
-        self.flat = self._rng.uniform(-bound, bound, self._parameters.size)
+        for name, shape in shapes.items():
+            self.params[name] = self._rng.uniform(-bound, bound, shape)
+        self._fix()
 
     def _check_x(self, x: Any) -> Array:
         x = _check.array(x, "x", self.dtype)
@@ -235,6 +243,7 @@ class Linear(Pointwise):
         return x
 
     def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        require(f"Linear for x of shape {x.shape}", self.dtype, y=x.size // self.in_features * self.out_features)
         y = x @ np.asarray(self.params["weight"]).T
         if self.bias:
             y += np.asarray(self.params["bias"])
@@ -296,6 +305,7 @@ class Dropout(Pointwise):
     def __init__(self, p: float = 0.5, *, rng: Seed = None) -> None:
         super().__init__(rng)
         self.p = _check.number(p, "p", 0, 1)
+        self._fix()
 
     def _check_x(self, x: Any) -> Array:
         if not isinstance(x, np.ndarray) or x.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -307,7 +317,7 @@ class Dropout(Pointwise):
 
     def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
         if rng is None or self.p == 0:
-            return x.view(), (x, None)
+            return x.copy(), (x[:0], None)
         key = draw_key(rng)
         return dropout(x, self.p, key, MODULE, 0, 1, 0), (x[:0], key)
 

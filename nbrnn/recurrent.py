@@ -32,6 +32,7 @@ class Recurrent(Module):
 
     #: The mathematics of a step.
     cell: type[_cells.Cell]
+    _recurrent = True
     #: Size of what h is projected to; 0: it isn't.
     proj_size: int = 0
 
@@ -67,12 +68,20 @@ class Recurrent(Module):
             self.batch_first,
             self.dtype,
         )
-        shapes = self._shapes()
-        require(self._called(), self.dtype, parameters=sum(math.prod(s) for s in shapes.values()))
+        require(self._called(), self.dtype, parameters=self._count())
+        shapes, bound = self._shapes(), 1 / math.sqrt(self.hidden_size)
         self._parameters = Parameters(shapes, self.dtype)
-        bound = 1 / math.sqrt(self.hidden_size)
-        self.flat = self._rng.uniform(-bound, bound, self._parameters.size)
+        for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
+            self.params[name] = self._rng.uniform(-bound, bound, shape)
         self._packed: tuple[Any, Stack] | None = None
+        self._fix()
+
+    def _count(self) -> int:
+        """Number of parameters."""
+        D, K, H, L = self._axes.D, self._axes.K, self.hidden_size, self.num_layers
+        inputs = self.input_size + (L - 1) * D * K
+        each = len(self.cell.gates) * H * (K + 2 * self.bias) + self.proj_size * H
+        return D * (len(self.cell.gates) * H * inputs + L * each)
 
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each layer and direction end in."""
@@ -218,9 +227,9 @@ class Recurrent(Module):
         """
         call = self._axes.call(x, state, lengths, resets)
         checkpoint = self._checkpoint(checkpoint, call.batch.steps)
-        drop = None
+        generator, drop = self._generator(rng), None
         if self.dropout > 0 and self.num_layers > 1:
-            drop = Drop(self.dropout, draw_key(self._generator(rng)))
+            drop = Drop(self.dropout, draw_key(generator))
         stack, way = self._stack(), Pass(call.batch, drop, checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         what = f"{self._called()}.forward for x of shape {np.shape(x)}"
@@ -268,26 +277,27 @@ class Recurrent(Module):
         """
         if not isinstance(tape, RecurrentTape):
             raise TypeError(f"tape must come from forward of this layer, got {type(tape).__name__}")
-        tape._check(self)
         retain = _check.flag(retain, "retain")
-        record = tape.record
-        if dy is not None:
-            dy = _check.array(dy, "dy", self.dtype)
-            _check.shape(dy, "dy", tape.y_shape)
-            dy = self._axes.turn(dy, tape.batched)
-        dh, dc = self._check_dstate(tape, dstate)
-        between = tape.stack.numbers_to_go_back(record)
-        require(f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between)
-        dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
-        flat = np.zeros(self._parameters.size, self.dtype)
-        params = self._parameters.views_of(flat)
-        try:
-            into = self._axes.turn(dx, tape.batched)
-            tape.stack.back(record, dy, into, list(dh), list(dc), self._by_unit(params), retain)
-        finally:
-            if not retain:
-                tape._consume()  # even if interrupted: what it kept has been worked on in place
-        return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
+        with tape._lock:
+            tape._check(self)
+            record = tape.record
+            if dy is not None:
+                dy = _check.array(dy, "dy", self.dtype)
+                _check.shape(dy, "dy", tape.y_shape)
+                dy = self._axes.turn(dy, tape.batched)
+            dh, dc = self._check_dstate(tape, dstate)
+            between = tape.stack.numbers_to_go_back(record, retain)
+            require(f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between)
+            dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
+            flat = np.zeros(self._parameters.size, self.dtype)
+            params = self._parameters.views_of(flat)
+            try:
+                into = self._axes.turn(dx, tape.batched)
+                tape.stack.back(record, dy, into, list(dh), list(dc), self._by_unit(params), retain)
+            finally:
+                if not retain:
+                    tape._consume()  # even if interrupted: what it kept has been worked on in place
+            return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> tuple[Array, Array]:
         return self._axes.states(dstate, "dstate", tape.record.way.batch.size, tape.batched, missing=True)
@@ -322,8 +332,11 @@ class Recurrent(Module):
         """
         if self.bidirectional:
             raise ValueError("stream needs a layer of one direction, this one is bidirectional")
-        size = None if batch_size is None else _check.size(batch_size, "batch_size")
+        size = None if batch_size is None else _check.size(batch_size, "batch_size", 0)
         return Stream(self._stack(), self._axes, size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_packed": None}
 
 
 class RecurrentTape(Tape):

@@ -104,5 +104,17 @@ class Stream:
         self._h[:, chosen] = 0
         self._c[:, chosen] = 0
 
+    def __copy__(self) -> Stream:
+        """Another stream of the same snapshot, with a state of its own, from where this one is."""
+        twin = Stream(self._stack, self._axes, self._B if self._batched else None)
+        twin.state = self.state
+        return twin
+
+    def __deepcopy__(self, memo: Any) -> Stream:
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream can't be pickled: pickle the layer and stream.state")
+
     def __repr__(self) -> str:
         return f"<stream of {len(self._stack.units)} layers, batch size {self._B if self._batched else None}>"

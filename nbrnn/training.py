@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from . import _check
 from ._progress import Progress
 from .module import Module, Seed, generator
-from .optim import clip_grad_norm
+from .optim import bound, clip_grad_norm
 
 Array = NDArray[Any]
 
@@ -34,7 +35,7 @@ class History:
     validation : list of float
         Loss on the validation data after the epoch; empty without any.
     norm : list of float
-        Largest gradient norm in the epoch, before clipping; empty without clipping.
+        Largest norm of the gradients of the parameters in the epoch, before clipping.
     seconds : list of float
         Time since the beginning.
     """
@@ -52,7 +53,7 @@ def fit(
     optimizer: Any,
     epochs: int,
     *,
-    clip_norm: float | None = None,
+    clip_norm: float = math.inf,
     validation: Data | None = None,
     shuffle: bool = True,
     progress: bool = True,
@@ -68,13 +69,13 @@ def fit(
     data : tuple (x, target) or (x, target, lengths), or a sequence of such tuples
         One batch, or several; each makes one step of the optimiser.
     loss : callable
-        ``loss, dy = loss(y, target)``, or where there are lengths ``loss(y, target, lengths)``, with
-        ``batch_first=True`` if the network is so: as those of ``nbrnn.losses``.
+        ``loss, dy = loss(y, target)``, or where there are lengths ``loss(y, target, lengths)``, with y and target as
+        (T, B, ...) whatever the network's axes: as those of ``nbrnn.losses``.
     optimizer : object with ``step(grads)``
     epochs : int
         Times all data is gone through, >= 1.
-    clip_norm : float, optional
-        Bound for the norm of the gradients of the parameters (``optim.clip_grad_norm``).
+    clip_norm : float
+        > 0; bound for the norm of the gradients of the parameters (``optim.clip_grad_norm``).
     validation : as data, optional
         What the loss is computed on after each epoch, without dropout.
     shuffle : bool
@@ -95,7 +96,7 @@ def fit(
     TypeError, ValueError
         An argument is of the wrong kind.
     FloatingPointError
-        The loss is no longer finite.
+        The loss or its gradients are no longer finite; the parameters are those of the last step before.
 
     Examples
     --------
@@ -111,11 +112,17 @@ def fit(
     if not isinstance(net, Module):
         raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
     batches, held_out = _pieces(data, "data"), [] if validation is None else _pieces(validation, "validation")
-    epochs = _check.size(epochs, "epochs")
+    epochs, shuffle = _check.size(epochs, "epochs"), _check.flag(shuffle, "shuffle")
+    progress = _check.flag(progress, "progress")
+    if not callable(loss):
+        raise TypeError(f"loss must be callable, got {type(loss).__name__}")
+    if not hasattr(optimizer, "step"):
+        raise TypeError(f"optimizer must have a method step, got {type(optimizer).__name__}")
+    clip_norm = bound(clip_norm, "clip_norm")
     random = None if rng is None else generator(rng)
     order = random or np.random.default_rng()
     history, begun = History(), time.perf_counter()
-    axis = 0 if getattr(net, "batch_first", False) else 1
+    axis = 0 if net.batch_first else 1
     with Progress(epochs, "training", progress) as bar:
         for epoch in range(epochs):
             total, weight, norms = 0.0, 0, []
@@ -128,14 +135,15 @@ def fit(
                         f"the loss is {value} in epoch {epoch}: a smaller lr or clip_norm may help"
                     )
                 grads = net.backward(tape, dy)
-                if clip_norm is not None:
-                    norms.append(clip_grad_norm(grads, clip_norm))
+                norm = clip_grad_norm(grads, clip_norm)
+                if not np.isfinite(norm):
+                    raise FloatingPointError(f"the gradients have norm {norm} in epoch {epoch}: a smaller lr may help")
+                norms.append(norm)
                 optimizer.step(grads)
                 sequences = x.shape[axis] if x.ndim == 3 else 1
                 total, weight = total + value * sequences, weight + sequences
             history.loss.append(total / max(1, weight))
-            if norms:
-                history.norm.append(max(norms))
+            history.norm.append(max(norms))
             if held_out:
                 history.validation.append(_evaluate(net, held_out, loss, axis))
             history.seconds.append(time.perf_counter() - begun)
@@ -147,6 +155,8 @@ def fit(
 
 def _pieces(data: Any, name: str) -> list[tuple[Array, Array, Any]]:
     """A list of (x, target, lengths)."""
+    if not hasattr(data, "__iter__"):
+        raise TypeError(f"{name} must be (x, target) or a sequence of such tuples, got {type(data).__name__}")
     one = isinstance(data, tuple) and len(data) > 0 and isinstance(data[0], np.ndarray)
     pieces = [data] if one else list(data)
     for piece in pieces:
@@ -157,12 +167,14 @@ def _pieces(data: Any, name: str) -> list[tuple[Array, Array, Any]]:
     return [(p[0], p[1], p[2] if len(p) == 3 else None) for p in pieces]
 
 
-def _loss(loss: Loss, net: Any, y: Array, target: Array, lengths: Any) -> tuple[float, Array]:
+def _loss(loss: Loss, net: Module, y: Array, target: Array, lengths: Any) -> tuple[float, Array]:
+    """The loss and dy; where there are lengths, a loss sees the steps first."""
     if lengths is None:
         return loss(y, target)
-    if getattr(net, "batch_first", False):
-        return loss(y, target, lengths, batch_first=True)
-    return loss(y, target, lengths)
+    if not net.batch_first:
+        return loss(y, target, lengths)
+    value, dy = loss(y.swapaxes(0, 1), np.asarray(target).swapaxes(0, 1), lengths)
+    return value, dy.swapaxes(0, 1)
 
 
 def _evaluate(net: Any, pieces: list[tuple[Array, Array, Any]], loss: Loss, axis: int) -> float:

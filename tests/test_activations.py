@@ -19,10 +19,13 @@ LARGEST = {
     ("exp", "float32"): 0.982,
     ("sigmoid", "float32"): 2.402,
     ("tanh", "float32"): 2.499,
-    ("exp", "float64"): 1.0,
-    ("sigmoid", "float64"): 2.1,
+    ("exp", "float64"): 1.1,
+    ("sigmoid", "float64"): 2.5,
     ("tanh", "float64"): 2.6,
 }
+
+#: Where the largest errors in float64 were found, among 10^8 numbers for each function.
+WORST = [-4.494239035115015, -223.53111673164597, -5.543155907587943, -2.7305291400715284, 6.000382280552444]
 
 
 def points(dtype, count):
@@ -60,7 +63,7 @@ def largest32(name, count):
 
 def largest64(name, count):
     """Against mpmath, the error itself taken in 40 digits."""
-    x = points("float64", count)
+    x = np.concatenate([points("float64", count), WORST])
     got = activate(name, x)
     worst = 0.0
     with mpmath.workdps(40):

@@ -1,5 +1,7 @@
 """Bad input gets an error that names the argument, before any kernel runs; the layer stays usable."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,7 @@ def test_constructors(kind, change, error, words):
 def test_constructors_of_one_kind():
     with pytest.raises(ValueError, match="nonlinearity must be one of 'tanh', 'relu', got 'sigmoid'"):
         nbrnn.RNN(3, 5, nonlinearity="sigmoid")
-    with pytest.raises(ValueError, match="nonlinearity must be one of"):
+    with pytest.raises(TypeError, match="nonlinearity must be one of"):
         nbrnn.RNN(3, 5, nonlinearity=["tanh"])
     for size in (5, 6):
         with pytest.raises(ValueError, match=r"proj_size must be smaller than hidden_size \(5\)"):
@@ -91,13 +93,19 @@ CALLS = [
     (dict(x=np.ones((4, 2, 4), F)), ValueError, r"x must have shape \(T, B, 3\).*got \(4, 2, 4\)"),
     (dict(x=np.float32(1)), TypeError, "x must be a NumPy array"),
     (dict(x=np.array(1, F)), ValueError, "x must have shape"),
-    (dict(state=np.ones((2, 2, 5), F)), ValueError, r"state must be a pair \(h, c\), got ndarray"),
-    (dict(state=(np.ones((2, 2, 5), F),)), ValueError, "state must be a pair .*got 1 of them"),
-    (dict(state=(np.ones((2, 2, 5), F),) * 3), ValueError, "state must be a pair .*got 3 of them"),
-    (dict(state=(np.ones((2, 2, 5), F), None)), TypeError, "state c must be a NumPy array"),
-    (dict(state=(np.ones((1, 2, 5), F),) * 2), ValueError, r"state h must have shape \(2, 2, 5\), got \(1, 2, 5\)"),
-    (dict(state=(np.ones((2, 2, 5), F), np.ones((2, 2, 4), F))), ValueError, "state c must have shape"),
-    (dict(state=(np.ones((2, 2, 5)), np.ones((2, 2, 5), F))), TypeError, "state h must be of dtype float32"),
+    (dict(state=np.ones((2, 2, 5), F)), ValueError, r"state must be a pair \(h, c\); got an array of shape"),
+    (dict(state=3), TypeError, r"state must be a pair \(h, c\) of NumPy arrays, got int"),
+    (dict(state={"h": 0, "c": 0}), TypeError, r"state must be a pair \(h, c\) of NumPy arrays, got dict"),
+    (dict(state=(np.ones((2, 2, 5), F),)), ValueError, "state must be a pair .*got a tuple of 1"),
+    (dict(state=(np.ones((2, 2, 5), F),) * 3), ValueError, "state must be a pair .*got a tuple of 3"),
+    (dict(state=(np.ones((2, 2, 5), F), None)), TypeError, r"state\[1\] \(c\) must be a NumPy array"),
+    (
+        dict(state=(np.ones((1, 2, 5), F),) * 2),
+        ValueError,
+        r"state\[0\] \(h\) must have shape \(2, 2, 5\), got \(1, 2, 5\)",
+    ),
+    (dict(state=(np.ones((2, 2, 5), F), np.ones((2, 2, 4), F))), ValueError, r"state\[1\] \(c\) must have shape"),
+    (dict(state=(np.ones((2, 2, 5)), np.ones((2, 2, 5), F))), TypeError, r"state\[0\] \(h\) must be of dtype float32"),
     (dict(lengths=[4]), ValueError, r"lengths must have shape \(2,\), got \(1,\)"),
     (dict(lengths=[[4, 4]]), ValueError, "lengths must have shape"),
     (dict(lengths=4), ValueError, "lengths must have shape"),
@@ -125,15 +133,86 @@ def test_calls(layer, method, change, error, words):
 
 def test_arity_of_states_without_c():
     gru = nbrnn.GRU(3, 5, rng=0)
-    with pytest.raises(TypeError, match="state must be one array, h; got a tuple of 2"):
+    with pytest.raises(ValueError, match="state must be one array, h; got a tuple of 2"):
         gru(X, (np.ones((1, 2, 5), F), np.ones((1, 2, 5), F)))
+    with pytest.raises(TypeError, match="state must be a NumPy array, got str"):
+        gru(X, "zeros")
+
+
+def test_masks_are_not_ignored(layer):
+    """A masked array says that some of it isn't valid: refused wherever it is given."""
+    masked = np.ma.masked_array([1, 1], [True, False])
+    for arguments in (dict(lengths=masked), dict(resets=np.ma.masked_array(np.zeros((4, 2), bool)))):
+        with pytest.raises(TypeError, match="must not be a masked array"):
+            layer(X, **arguments)
+    with pytest.raises(TypeError, match="must not be a masked array"):
+        layer.flat = np.ma.masked_array(layer.flat)
+
+
+def test_sequences_of_unequal_parts(layer):
+    with pytest.raises(ValueError, match="lengths must be integers, got a sequence of unequal parts"):
+        layer(X, lengths=[1, [2, 3]])
+    with pytest.raises(ValueError, match="resets must be booleans, got a sequence of unequal parts"):
+        layer(X, resets=[[True], [True, False]])
+
+
+def test_a_tape_keeps_its_own_resets():
+    """Buffers of done flags are used again and again: what a tape was given must stay."""
+    gru, cuts = nbrnn.GRU(3, 5, rng=0), np.zeros((4, 2), bool)
+    cuts[2] = True
+    y, _, tape = gru.forward(X, resets=cuts)
+    wanted = gru.backward(tape, np.ones_like(y), retain=True).flat
+    cuts[:] = False
+    np.testing.assert_array_equal(gru.backward(tape, np.ones_like(y)).flat, wanted)
+
+
+def test_seeds_are_looked_at_even_where_nothing_is_drawn(layer):
+    with pytest.raises(TypeError, match="rng must be"):
+        nbrnn.GRU(3, 5, rng=0).forward(X, rng="seed")
+
+
+def test_settings_are_fixed():
+    gru = nbrnn.GRU(3, 5, num_layers=2, dropout=0.5, rng=0)
+    for thing, name, value in (
+        (gru, "dropout", 7.0), (gru, "batch_first", True), (gru, "hidden_size", 4),
+        (nbrnn.Linear(3, 2), "activation", "tanh"), (nbrnn.Dropout(0.5), "p", 0.1), (nbrnn.LSTMCell(3, 5), "bias", False),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError, match=f"{name} of .* can't be changed"):
+            setattr(thing, name, value)
+    gru.note = "mine"  # anything else may be added
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nbrnn.GRU(3, 5, num_layers=10**9),
+        lambda: nbrnn.Linear(10**9, 10**9),
+        lambda: nbrnn.GRU(3, 5)(np.broadcast_to(F(0), (1, 2**40, 3))),
+        lambda: nbrnn.GRU(3, 5, num_layers=40)(np.broadcast_to(F(0), (1, 2**29, 3))),
+        lambda: nbrnn.Linear(1, 100)(np.broadcast_to(F(0), (10**9, 1, 1))),
+        lambda: nbrnn.GRU(1, 5, 3, bidirectional=True).forward(np.broadcast_to(F(0), (10**8, 5, 1)), checkpoint="sqrt"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_work_starts(make):
+    begun = time.perf_counter()
+    with pytest.raises(MemoryError, match=r"needs [\d,.]+ GiB"):
+        make()
+    assert time.perf_counter() - begun < 5
+
+
+@pytest.mark.parametrize("size", [10**30, 10**400, 2**48])
+def test_sizes_beyond_reason(size):
+    with pytest.raises(ValueError, match=r"hidden_size must be < 2\*\*48"):
+        nbrnn.GRU(3, size)
+    with pytest.raises(ValueError, match="dropout must be a finite number"):
+        nbrnn.GRU(3, 5, dropout=10**400)
 
 
 def test_unbatched():
     layer = nbrnn.LSTM(3, 5, rng=0)
     with pytest.raises(ValueError, match="lengths must be None where x is unbatched"):
         layer(X[:, 0], lengths=[2])
-    with pytest.raises(ValueError, match=r"state h must have shape \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"state\[0\] \(h\) must have shape \(1, 5\)"):
         layer(X[:, 0], (np.ones((1, 1, 5), F), np.ones((1, 1, 5), F)))
     with pytest.raises(ValueError, match=r"resets must have shape \(4,\)"):
         layer(X[:, 0], resets=np.zeros((4, 1), bool))
@@ -205,7 +284,7 @@ def test_tapes(layer):
         (dict(dy=dy.astype(float)), TypeError, "dy must be of dtype float32"),
         (dict(dy=1.0), TypeError, "dy must be a NumPy array"),
         (dict(dstate=state[0]), ValueError, "dstate must be a pair"),
-        (dict(dstate=(state[0][:1], None)), ValueError, "dstate h must have shape"),
+        (dict(dstate=(state[0][:1], None)), ValueError, r"dstate\[0\] \(h\) must have shape"),
         (dict(retain="yes"), TypeError, "retain must be True or False"),
     ):
         with pytest.raises(error, match=words):

@@ -1,10 +1,17 @@
 """The cache on disk: what is compiled when, that nothing stale is served, and that no failure of it reaches a user."""
 
+import os
 import pathlib
 import sys
+import time
 
+import numpy as np
 import pytest
 
+import nbrnn
+from nbrnn._cells import Cell
+from nbrnn._cells.ops import tanh
+from nbrnn.recurrent import Recurrent
 from tests.processes import ROOT, copy_of_package, edit, finish, run, start
 
 #: Prints a number that depends on everything, and how often a kernel came from the cache or didn't.
@@ -128,15 +135,69 @@ def test_an_edit_of_a_cell_of_ones_own_is_never_served_stale(tmp_path):
     assert own()[0] == first
 
 
-def test_a_cell_from_a_prompt_is_not_kept(tmp_path):
-    """Nothing tells one version of it from the next: compiled in each process, and no file stays behind."""
-    totals = []
-    for factor in (1, 2, 1):
-        total, *counts = run(CELL.replace("tanh(sums", f"tanh({factor} * sums") + RUN_CELL, cache=tmp_path).split()
-        assert counts == ["0", "1"]
-        totals.append(total)
-    assert totals[0] == totals[2] != totals[1]
-    assert not list(tmp_path.rglob("*.nbc"))
+def test_cells_are_told_apart_by_their_formulas(tmp_path):
+    """Not by their files: at a prompt, made by a function, with a helper from elsewhere."""
+    totals = {}
+    for factor in (1, 2, 1, 2):
+        code = CELL.replace("tanh(sums[0])", f"tanh({factor} * sums[0])")
+        total, *counts = run(code + RUN_CELL, cache=tmp_path).split()
+        assert counts == (["1", "0"] if factor in totals else ["0", "1"])
+        assert totals.setdefault(factor, total) == total
+    assert len(set(totals.values())) == 2
+
+
+def test_cells_made_by_a_function_are_told_apart():
+    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 2, 3)
+
+    def make(factor):
+        class Mine(Cell):
+            gates = ("h",)
+            saved = ("h_new",)
+
+            @staticmethod
+            def forward(sums, state):
+                h_new = tanh(factor * sums[0])
+                return (h_new,), (h_new,)
+
+            @staticmethod
+            def backward(dstate, saved):
+                return (factor * dstate[0] * (1 - saved[0] * saved[0]),), (0,)
+
+        return type("Layer", (Recurrent,), {"cell": Mine})(3, 5, rng=0)
+
+    once, twice, again = (make(factor)(x)[0] for factor in (1, 2, 1))
+    assert (once != twice).any()
+    np.testing.assert_array_equal(once, again)
+    np.testing.assert_array_equal(once, nbrnn.RNN(3, 5, rng=0)(x)[0])
+
+
+def test_a_cell_that_was_changed_is_refused_not_kept(tmp_path):
+    """Its code would be served to others as that of the cell's own formulas."""
+    code = """
+import numpy as np, nbrnn
+from nbrnn._cells import GRU
+GRU.backward = staticmethod(lambda dstate, saved: (tuple(0 * s for s in saved[:4]), (dstate[0],)))
+layer = nbrnn.GRU(3, 5)
+try:
+    layer(np.ones((4, 2, 3), np.float32))
+except Exception as error:
+    print("RuntimeError" in repr(error) or isinstance(error, RuntimeError), "have changed" in str(error))
+"""
+    assert run(code, cache=tmp_path).split() == ["True", "True"]
+    assert not list(tmp_path.rglob("forward*.nbc"))
+
+
+def test_leftovers_of_killed_processes_are_swept(tmp_path, right):
+    answer(cache=tmp_path)
+    (file,) = tmp_path.rglob("forward*.nbc")
+    old, young = (file.with_name(f"{file.name}.{name}.tmp") for name in ("old", "young"))
+    for leftover, age in ((old, 2 * 3600), (young, 0)):
+        leftover.write_bytes(b"half")
+        os.utime(leftover, (time.time() - age,) * 2)
+    file.unlink()
+    assert answer(cache=tmp_path) == (right, 0, 1)
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_every_source_file_is_in_the_key(tmp_path):

@@ -103,9 +103,9 @@ def test_bad_input():
         ((x[None],), ValueError, "x must have shape"),
         ((x.astype(float),), TypeError, "x must be of dtype float32"),
         ((x, h), ValueError, "state must be a pair"),
-        ((x, (h, h[:1])), ValueError, r"state c must have shape \(2, 5\), got \(1, 5\)"),
-        ((x, (h, h.astype(float))), TypeError, "state c must be of dtype float32"),
-        ((x[0], (h, h)), ValueError, r"state h must have shape \(5,\)"),
+        ((x, (h, h[:1])), ValueError, r"state\[1\] \(c\) must have shape \(2, 5\), got \(1, 5\)"),
+        ((x, (h, h.astype(float))), TypeError, r"state\[1\] \(c\) must be of dtype float32"),
+        ((x[0], (h, h)), ValueError, r"state\[0\] \(h\) must have shape \(5,\)"),
     ):
         with pytest.raises(error, match=words):
             cell(*given)

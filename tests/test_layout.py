@@ -29,7 +29,7 @@ FLOORS = [
     ["training"],
     ["demo"],
     ["cli"],
-    ["__init__"],
+    ["__init__", "__main__"],
 ]
 FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 

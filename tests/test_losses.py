@@ -137,3 +137,34 @@ Y = np.zeros((3, 2, 4))
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_logits_of_minus_infinity():
+    """Classes that are ruled out: torch's value and gradient, as long as the target isn't one of them."""
+    torch = pytest.importorskip("torch")
+    for y in ([[0.0, -np.inf, 1.0]], [[1e308, -1e308, 0.0]], [[-np.inf, -np.inf, 3.0], [1.0, 2.0, 3.0]]):
+        y = np.array(y)
+        target = [int(np.argmax(row)) for row in y]
+        loss, dy = losses.cross_entropy(y, target)
+        given = torch.tensor(y, requires_grad=True)
+        wanted = torch.nn.functional.cross_entropy(given, torch.tensor(target))
+        wanted.backward()
+        np.testing.assert_allclose(loss, float(wanted.detach()), rtol=1e-14)
+        np.testing.assert_allclose(dy, given.grad.numpy(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("index", [None, 0.5, "a", [0, 1]])
+def test_ignore_index_is_an_integer(index):
+    with pytest.raises(TypeError, match="ignore_index must be an integer"):
+        losses.cross_entropy(np.zeros((2, 3)), [0, 1], ignore_index=index)
+
+
+def test_axes_of_losses():
+    loss, dy = losses.mse(np.zeros((3, 2)), np.ones((3, 2)), [3, 1])
+    assert loss == 1
+    assert dy.shape == (3, 2)
+    assert losses.mse(np.array(3.0), 1.0)[1].shape == ()
+    with pytest.raises(ValueError, match="lengths must be None unless y has 3 axes"):
+        losses.cross_entropy(np.zeros((3, 2)), [0, 1, 0], [3, 1])
+    with pytest.raises(TypeError, match="weight must be real numbers"):
+        losses.cross_entropy(np.zeros((3, 2)), [0, 1, 0], weight=[1j, 1])

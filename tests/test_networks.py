@@ -184,6 +184,53 @@ def test_retain_must_be_a_flag_before_anything_is_used_up(net):
     net.backward(tape, y)
 
 
+def test_options_that_no_part_takes_are_refused():
+    net, x = nbrnn.Sequential(nbrnn.Linear(3, 2), nbrnn.Sequential(nbrnn.Dropout(0.5))), np.ones((4, 2, 3), np.float32)
+    with pytest.raises(ValueError, match="resets must be None for a network without recurrent parts"):
+        net(x, resets=np.zeros((4, 2), bool))
+    with pytest.raises(ValueError, match="checkpoint must be None for a network without recurrent parts"):
+        net.forward(x, checkpoint=2)
+
+
+def test_errors_speak_of_the_axes_that_the_user_has():
+    net = small(np.float32, batch_first=True)
+    x = np.ones((2, 4, 3), np.float32)
+    y, _, tape = net.forward(x)
+    with pytest.raises(ValueError, match=r"dy must have shape \(2, 4, 3\), got \(4, 2, 3\)"):
+        net.backward(tape, y.swapaxes(0, 1))
+    with pytest.raises(TypeError, match="dy must be a NumPy array of float32, got list"):
+        net.backward(tape, y.tolist())
+    with pytest.raises(TypeError, match="x must be a NumPy array of float32, got list"):
+        net(x.tolist())
+
+
+def test_results_do_not_alias_and_stay_as_they_are():
+    x = np.ones((4, 2, 3), np.float32)
+    for part in (nbrnn.Dropout(0.5), nbrnn.Dropout(0), nbrnn.Linear(3, 2, activation="tanh"), small(np.float32)):
+        assert not np.shares_memory(part(x)[0], x)
+        y, _, _ = part.forward(x)
+        assert not np.shares_memory(y, x)
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            y.flags.writeable = True
+
+
+def test_a_part_is_free_again_when_its_network_is_gone():
+    gru = nbrnn.GRU(3, 5, rng=0)
+    net = nbrnn.Sequential(gru)
+    with pytest.raises(ValueError, match="can't be part of another"):
+        nbrnn.Sequential(gru)
+    del net
+    again = nbrnn.Sequential(gru, nbrnn.Linear(5, 2))
+    again.flat = 0 * again.flat
+    assert not gru.flat.any()
+
+
+def test_repr_of_nested_networks():
+    inner = nbrnn.Sequential(nbrnn.GRU(3, 5), nbrnn.Linear(5, 4))
+    lines = repr(nbrnn.Sequential(inner, nbrnn.Linear(4, 2))).splitlines()
+    assert [line[: len(line) - len(line.lstrip())] for line in lines] == ["", "  ", "    ", "    ", "  "]
+
+
 def test_batch_first_is_a_matter_of_axes():
     x = np.random.default_rng(0).normal(size=(4, 2, 3))
     first, second = small(), small(batch_first=True)

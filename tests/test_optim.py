@@ -105,6 +105,13 @@ def test_bad_gradients():
         opt.step(Gradients(None, None, {}, np.zeros(9, np.float32)))
     with pytest.raises(TypeError, match="grads must come from"):
         nbrnn.clip_grad_norm(net.flat, 1.0)
-    for bound in (0, -1, NAN, INF):
+    for bound in (0, -1, NAN, -INF):
         with pytest.raises(ValueError, match="max_norm must be"):
             nbrnn.clip_grad_norm(Gradients(None, None, {}, np.zeros(9)), bound)
+    three = Gradients(None, None, {}, np.array([3.0, 4.0]))
+    assert nbrnn.clip_grad_norm(three, INF) == 5
+    np.testing.assert_array_equal(three.flat, [3, 4])
+    with pytest.raises(TypeError, match="state must be what state_dict"):
+        opt.load_state_dict(None)
+    with pytest.raises(TypeError, match="must be real numbers"):
+        opt.load_state_dict(opt.state_dict() | {"m": np.zeros(10, complex)})

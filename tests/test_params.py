@@ -59,8 +59,74 @@ def test_views_are_live_and_read_only_for_good():
         while isinstance(base, np.ndarray):
             assert not base.flags.writeable
             base = base.base
-    with pytest.raises(ValueError, match="read-only|not writeable"):
-        np.add(flat, 1, out=flat)
+    before = flat.copy()
+    for change in (
+        lambda: np.add(flat, 1, out=flat),
+        lambda: np.add.at(flat, [0], 1),
+        lambda: np.negative.at(weight, 0),
+    ):
+        with pytest.raises(ValueError, match="can't be changed in place"):
+            change()
+    np.testing.assert_array_equal(flat, before)
+
+
+def test_what_is_handed_out_is_an_object_of_its_own():
+    """Its shape and strides are its user's; a copy of the mapping is a plain dictionary of copies."""
+    layer = nbrnn.GRU(3, 5, rng=0)
+    before = layer(X)[0]
+    weight, flat = layer.params["weight_ih_l0"], layer.flat
+    weight.shape, flat.dtype = (45,), np.int32
+    np.testing.assert_array_equal(layer.params["weight_ih_l0"], nbrnn.GRU(3, 5, rng=0).params["weight_ih_l0"])
+    assert layer.flat.dtype == np.float32
+    for twin in (copy.copy(layer.params), copy.deepcopy(layer.params), pickle.loads(pickle.dumps(layer.params))):
+        assert type(twin) is dict
+        assert list(twin) == list(layer.params)
+        twin["weight_ih_l0"][:] = 0
+    np.testing.assert_array_equal(layer(X)[0], before)
+    layer.params.update(twin)
+    assert not layer.params["weight_ih_l0"].any()
+
+
+class Narrow(nbrnn.GRU):
+    """A subclass with a constructor of its own."""
+
+    def __init__(self, hidden):
+        super().__init__(3, hidden, rng=0)
+        self.note = [1, 2]
+
+
+class Pair(nbrnn.Sequential):
+    """Likewise."""
+
+    def __init__(self):
+        super().__init__(nbrnn.GRU(3, 5, rng=0), nbrnn.Linear(5, 2, rng=1))
+
+    def twice(self, x):
+        return 2 * self(x)[0]
+
+
+def test_subclasses_survive_copies():
+    narrow, pair = Narrow(5), Pair()
+    for again in (copy.copy, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))):
+        one, two = again(narrow), again(pair)
+        assert type(one) is Narrow
+        assert one.note == [1, 2]
+        assert repr(one) == repr(narrow)
+        np.testing.assert_array_equal(one(X)[0], narrow(X)[0])
+        np.testing.assert_array_equal(two.twice(X), pair.twice(X))
+        two.flat = 0 * two.flat  # its parts follow it, and nothing else does
+        assert not two[0].flat.any()
+        assert pair[0].flat.any()
+
+
+def test_copies_of_gradients():
+    layer = nbrnn.GRU(3, 5, rng=0)
+    y, _, tape = layer.forward(X)
+    grads = layer.backward(tape, y)
+    for twin in (copy.deepcopy(grads), pickle.loads(pickle.dumps(grads))):
+        twin.flat[:] = 7
+        assert (twin.params["weight_hh_l0"] == 7).all()
+    assert not (grads.flat == 7).any()
 
 
 def test_in_place_arithmetic_says_what_to_write():

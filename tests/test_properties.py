@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from nbrnn._cpu import unit
 from nbrnn._engine import chain
 from tests.cases import Case, cases
 from tests.tolerances import assert_close, error, tolerance
@@ -274,6 +275,14 @@ def test_out_receives_the_result(data, case):
     assert given_back is out
     same(out, y)
     same(case.split(state_again)[0], case.split(state)[0])
+
+
+def test_rows_that_are_not_aligned_are_copied_to_where_they_are():
+    raw = np.zeros(4 * 24 + 1, np.uint8)
+    x = raw[1:].view(np.float32).reshape(4, 2, 3)
+    assert not x.flags.aligned
+    assert unit.readable(x).flags.aligned
+    assert unit.writeable(x).flags.aligned
 
 
 @given(cases())

@@ -1,5 +1,8 @@
 """Streaming: one step at a time."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,6 +62,24 @@ def test_reset():
     assert "batch size 3" in repr(stream)
 
 
+def test_a_copy_goes_its_own_way():
+    layer = nbrnn.LSTM(3, 5, num_layers=2, rng=0)
+    x = np.ones((3, 3), np.float32)
+    stream = layer.stream(batch_size=3)
+    first = stream(x)
+    for twin in (copy.copy(stream), copy.deepcopy(stream)):
+        np.testing.assert_array_equal(twin(x), stream.__copy__()(x))
+        assert (twin.state[0] != stream.state[0]).any()
+        twin.reset()
+        np.testing.assert_array_equal(twin(x), first)
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(stream)
+
+
+def test_no_sequences():
+    assert nbrnn.GRU(3, 5, num_layers=2).stream(batch_size=0)(np.ones((0, 3), np.float32)).shape == (0, 5)
+
+
 def test_bad_input():
     layer = nbrnn.LSTM(3, 5, rng=0)
     stream, single = layer.stream(2), layer.stream()
@@ -74,8 +95,8 @@ def test_bad_input():
         (lambda: stream.reset([1, 0]), TypeError, "mask must be booleans"),
         (lambda: single.reset([True]), ValueError, "mask must be None"),
         (lambda: setattr(stream, "state", x), ValueError, "state must be a pair"),
-        (lambda: setattr(stream, "state", (x, x)), ValueError, r"state h must have shape \(1, 2, 5\)"),
-        (lambda: layer.stream(0), ValueError, "batch_size must be >= 1"),
+        (lambda: setattr(stream, "state", (x, x)), ValueError, r"state\[0\] \(h\) must have shape \(1, 2, 5\)"),
+        (lambda: layer.stream(-1), ValueError, "batch_size must be >= 0"),
         (lambda: layer.stream(2.0), TypeError, "batch_size must be an integer"),
     ):
         if error is None:

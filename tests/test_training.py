@@ -76,7 +76,12 @@ def test_bad_input():
         (lambda: nbrnn.fit(net, [(x,)], mse, opt, 1), TypeError, "data must be"),
         (lambda: nbrnn.fit(net, [x], mse, opt, 1), TypeError, "data must be"),
         (lambda: nbrnn.fit(net, (x, x), mse, opt, 0), ValueError, "epochs must be >= 1"),
-        (lambda: nbrnn.fit(net, (x, x), mse, opt, 1, clip_norm=-1, progress=False), ValueError, "max_norm must be"),
+        (lambda: nbrnn.fit(net, (x, x), mse, opt, 1, clip_norm=-1, progress=False), ValueError, "clip_norm must be"),
+        (lambda: nbrnn.fit(net, None, mse, opt, 1, progress=False), TypeError, "data must be"),
+        (lambda: nbrnn.fit(net, (x, x), None, opt, 1, progress=False), TypeError, "loss must be callable"),
+        (lambda: nbrnn.fit(net, (x, x), mse, None, 1, progress=False), TypeError, "optimizer must have"),
+        (lambda: nbrnn.fit(net, (x, x), mse, opt, 1, shuffle="no", progress=False), TypeError, "shuffle must be"),
+        (lambda: nbrnn.fit(net, (x, x), mse, opt, 1, progress="no"), TypeError, "progress must be"),
         (lambda: nbrnn.fit(net, (x * np.nan, x), mse, opt, 1, progress=False), FloatingPointError, "the loss is nan"),
     ):
         with pytest.raises(error, match=words):
@@ -143,3 +148,37 @@ def test_command(capsys):
         cli.main([])
     with pytest.raises(SystemExit):
         cli.main(["nonsense"])
+
+
+@pytest.mark.parametrize("name", ["missing/a.png", "a.foo", "", "."])
+def test_a_picture_that_cannot_be_saved_is_refused_before_the_work(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--output", name])
+    assert "--output: must" in capsys.readouterr().err
+
+
+def test_a_loss_of_ones_own_sees_the_steps_first():
+    """Whatever the network's axes, where there are lengths."""
+    net = nbrnn.GRU(3, 5, batch_first=True, rng=0)
+    x = np.ones((2, 7, 3), np.float32)
+
+    def loss(y, target, lengths=None):
+        assert y.shape == target.shape == (7, 2, 5)
+        assert lengths == [7, 2]
+        return nbrnn.losses.mse(y, target, lengths)
+
+    target = np.zeros((2, 7, 5), np.float32)
+    seen = nbrnn.fit(net, (x, target, [7, 2]), loss, nbrnn.optim.Adam(net), 1, progress=False).loss[0]
+    twin = nbrnn.GRU(3, 5, batch_first=True, rng=0)
+    assert seen == nbrnn.losses.mse(twin(x, lengths=[7, 2])[0], target, [7, 2], batch_first=True)[0]
+
+
+def test_gradients_that_are_not_finite_stop_training():
+    net = nbrnn.GRU(1, 3, rng=0)
+    before = net.flat.copy()
+    loss = lambda y, target: (1.0, np.full_like(y, np.inf))
+    x = np.ones((4, 2, 1), np.float32)
+    with pytest.raises(FloatingPointError, match="gradients have norm"):
+        nbrnn.fit(net, (x, x), loss, nbrnn.optim.Adam(net), 3, progress=False)
+    np.testing.assert_array_equal(net.flat, before)

@@ -83,5 +83,8 @@ def describe(cell: type[Cell]) -> str:
     if cell.projected:
         state = (None, *state[1:])
     after = cell.forward(values("sum", cell.sums()), state)
-    before = cell.backward(values("dstate", len(cell.state)), values("saved", len(cell.saved)))
+    try:
+        before: Any = cell.backward(values("dstate", len(cell.state)), values("saved", len(cell.saved)))
+    except NotImplementedError:  # a cell for inference alone
+        before = None
     return repr(names) + "\n" + "\n".join(notes) + f"\n{after}\n{before}"

@@ -35,9 +35,8 @@ class Panels(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Gradients of the weights in whole tiles: (2, gates * slot, Ip), (2, gates * slot, Kp), (2, Kw, Mp), (2, S * slot).
-
-    [0] are the sums, [1] what rounding has left over.
+    """Gradients of the weights in whole tiles: (2, gates * slot, Ip), (2, gates * slot, Kp), (2, Kw, Mp) and
+    (2, S * slot).  [0] are the sums, [1] what rounding has left over.
     """
 
     w_ih: Any

@@ -139,7 +139,8 @@ class Stack:
         passed = copies * (len(self.levels) - 1) * self._passed(way.batch)
         return passed + sum(chain.numbers_kept(way) for level in self.levels for chain in level)
 
-    def numbers_to_go_back(self, record: Record) -> int:
+    def numbers_to_go_back(self, record: Record, retain: bool) -> int:
         """For ``back``."""
         copies = 1 if record.way.drop is None else 2
-        return min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
+        passed = min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
+        return passed + (max(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
