@@ -86,6 +86,7 @@ class Tape:
 class Parametric:
     """Something with parameters, that can be copied, pickled and shown.
 
+    Calls may run on several threads at once; that no thread assigns parameters meanwhile is the caller's business.
     A subclass keeps each argument of its constructor under its own name, for ``repr``, and ends with ``_fix()``.
 
     Parameters

@@ -25,8 +25,9 @@ Array = NDArray[Any]
 class Sequential(Module):
     """Parts one after another.
 
-    The parts' parameters become views of one vector, ``flat``; they go on working by themselves, but none can be
-    part of two networks.  A state is a tuple with an entry for each part, None where it has none.
+    The parts' parameters move into one vector, ``flat``; the parts go on working by themselves, but none can be part
+    of two networks, and arrays that their ``params`` handed out before stay as they were.  A state is a tuple with an
+    entry for each part, None where it has none.
 
     Parameters
     ----------

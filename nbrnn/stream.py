@@ -18,7 +18,7 @@ Array = NDArray[Any]
 class Stream:
     """Takes one step at a time and carries the state: made by ``layer.stream()``.
 
-    A snapshot of the layer's parameters, for one thread at a time.
+    A snapshot of the layer's parameters, for one thread at a time: two at once would corrupt its memory.
 
     Parameters
     ----------

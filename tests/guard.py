@@ -158,9 +158,13 @@ def guard_package(guarded):
 
 def results(case, out):
     y, h, c, grads = case.train(rng=case.seed)
-    inferred, _ = case.layer(case.user(case.x), out=out, **case.arguments())
+    inferred, _ = case.layer(case.user(case.x), out=case.user(out), **case.arguments())
     dh, dc = case.split(grads.state)
-    return [a for a in (y, h, c, grads.x, dh, dc, grads.flat, inferred) if a is not None]
+    made = [y, h, c, grads.x, dh, dc, grads.flat, inferred]
+    if case.D == 1:
+        stream = case.layer.stream(case.B)
+        made += [stream(row) for row in case.x]
+    return [a for a in made if a is not None]
 
 
 def shapes(quick):
@@ -185,7 +189,7 @@ def sweep(kinds, dtype, widths, quick):
                 options = dict(
                     T=2 + q % 2, B=B, I=I, H=H, P=1 + H // 2, L=1 + (q % 5 == 0), bidirectional=q % 3 == 0,
                     ragged=q % 2 == 0, cut=q % 4 == 1, stateful=True, seed=q, checkpoint=2 if q % 7 == 0 else None,
-                    dropout=0.3 if q % 10 == 0 else 0.0,
+                    dropout=0.3 if q % 10 == 0 else 0.0, batch_first=q % 4 == 3,
                 )  # fmt: skip
                 case = Case(kind, dtype, **options)
                 with isa.use(width):
