@@ -197,9 +197,9 @@ class Recurrent(Module):
         rng : numpy.random.Generator, seed or None
             Where the key of the dropout comes from; None: the layer's own generator.  Not touched without dropout.
         checkpoint : int or "sqrt", optional
-            Keep only the states every so many steps, and compute the rest again in ``backward``: less memory, about
-            a third more time.  "sqrt" stands for the ceiling of the square root of T.  The layers between of a
-            unidirectional stack are computed again as well; those of a bidirectional one are kept.
+            Keep only the states every so many steps, and compute the rest again in ``backward``: less memory, for the
+            time of one more run forward.  "sqrt" stands for the ceiling of the square root of T.  What layers hand to
+            each other is computed again as well in a unidirectional stack, and kept in a bidirectional one.
 
         Returns
         -------
