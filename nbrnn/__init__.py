@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import losses, optim
+from . import jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm",
     "fit",
+    "jit",
     "losses",
     "optim",
 ]

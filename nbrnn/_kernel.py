@@ -103,14 +103,17 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
             return
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
     """Compile a loop with Numba, lazily, releasing the GIL, cached on disk under a key that sees the whole package.
 
     ``error_model="numpy"``: an integer division by a size that is checked beforehand needs no branch that raises.
-    No ``fastmath``: it would drop NaN, and change bits with the surrounding code.
+    No ``fastmath``: it would drop NaN, and change bits with the surrounding code.  ``inline``: become part of compiled
+    callers, so that what their arguments' references cost goes away with the call.
     """
+    if function is None:
+        return functools.partial(kernel, inline=inline)
     with _jit_enabled():
-        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        dispatcher = numba.njit(nogil=True, error_model="numpy", forceinline=inline)(function)
     try:
         if not (hasattr(dispatcher, "_cache") and hasattr(FunctionCache, "_index_key")):
             raise AttributeError("Numba's cache interface has moved")

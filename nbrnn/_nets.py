@@ -13,33 +13,34 @@ import hashlib
 from collections import namedtuple
 from typing import Any
 
-from ._cells import GRU, LSTM, Cell, LSTMProjected, RNNRelu, RNNTanh
+from ._cells import Cell
 from ._cells.trace import describe
 from ._kernel import SOURCE_DIGEST
 
-#: w: the packed buffer (``_cpu.packing``); lanes: the vector width it is packed for, as a type; I, H, K: input size,
-#: hidden size, output size (K = H unless projected).
-FIELDS = ("w", "lanes", "I", "H", "K")
+#: w: the packed buffer (``_cpu.packing``); I, H, K: input size, hidden size, output size (K = H unless projected); L:
+#: how many layers' buffers stand in w, one after another.
+FIELDS = ("w", "I", "H", "K", "L")
 
-_CELLS: dict[type, type[Cell]] = {}
-_CLASSES: dict[type[Cell], type] = {}
+#: What a class stands for: a cell, and the vector width that w is packed for (one of ``_cpu.isa.WIDTHS``).
+_MEANING: dict[type, tuple[type[Cell], type]] = {}
+_CLASSES: dict[tuple[type[Cell], type], type] = {}
 
 
-def _name(cell: type[Cell]) -> str:
+def _name(cell: type[Cell], lanes: type) -> str:
     formulas = hashlib.sha256(describe(cell).encode()).hexdigest()
-    return f"{cell.__name__}Net_{SOURCE_DIGEST[:8]}{formulas[:8]}"
+    return f"{cell.__name__}Net{lanes.__name__}_{SOURCE_DIGEST[:8]}{formulas[:8]}"
 
 
-def net_class(cell: type[Cell]) -> Any:
+def net_class(cell: type[Cell], lanes: type) -> Any:
     """The NamedTuple class of a cell's networks (made at the first call); one for cells that are equal."""
-    if cell not in _CLASSES:
-        name = _name(cell)
+    if (cell, lanes) not in _CLASSES:
+        name = _name(cell, lanes)
         if name not in globals():
             made = namedtuple(name, FIELDS, module=__name__)  # type: ignore[misc]
             globals()[name] = made
-            _CELLS[made] = cell
-        _CLASSES[cell] = globals()[name]
-    return _CLASSES[cell]
+            _MEANING[made] = (cell, lanes)
+        _CLASSES[cell, lanes] = globals()[name]
+    return _CLASSES[cell, lanes]
 
 
 def cell_of(net_type: Any) -> type[Cell]:
@@ -50,18 +51,24 @@ def cell_of(net_type: Any) -> type[Cell]:
     RuntimeError
         The cell's formulas have been changed since: the code would be kept, and served, as that of the old ones.
     """
-    cell = _CELLS[net_type.instance_class]
-    if _name(cell) != net_type.instance_class.__name__:
+    cell, lanes = _MEANING[net_type.instance_class]
+    if _name(cell, lanes) != net_type.instance_class.__name__:
         raise RuntimeError(f"the formulas of cell {cell.__name__} have changed since its first use: make a new class")
     return cell
 
 
+def lanes_of(net_type: Any) -> Any:
+    """The vector width of a network's Numba type."""
+    return _MEANING[net_type.instance_class][1]
+
+
+def is_net(numba_type: Any) -> bool:
+    """Whether a Numba type is that of a network."""
+    return getattr(numba_type, "instance_class", None) in _MEANING
+
+
 def __getattr__(name: str) -> Any:
     """A throwaway class for the name of another version, so that a cache index that holds one can still be read."""
-    if "Net_" in name:
+    if "Net" in name:
         return namedtuple(name, FIELDS, module=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-for _cell in (RNNTanh, RNNRelu, GRU, LSTM, LSTMProjected):
-    net_class(_cell)

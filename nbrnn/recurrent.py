@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _cells, _check
 from ._axes import Axes
 from ._cpu import isa
+from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
 from ._engine.chain import Drop, Pass
 from ._engine.stack import Record, Stack
@@ -334,6 +335,23 @@ class Recurrent(Module):
             raise ValueError("stream needs a layer of one direction, this one is bidirectional")
         size = None if batch_size is None else _check.size(batch_size, "batch_size", 0)
         return Stream(self._stack(), self._axes, size)
+
+    def jit(self) -> Any:
+        """The layer for your own compiled code; see ``nbrnn.jit``.
+
+        Returns
+        -------
+        NamedTuple
+            A snapshot of the parameters, to be passed to functions compiled by Numba.
+
+        Raises
+        ------
+        ValueError
+            The layer is bidirectional: its output at a step depends on all later ones.
+        """
+        if self.bidirectional:
+            raise ValueError("jit needs a layer of one direction, this one is bidirectional")
+        return join_forward([unit.net for unit in self._stack().units])
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_packed": None}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _check
+from . import _check, jit
 from ._axes import Axes
+from ._cpu.packing import join_forward
+from ._cpu.unit import readable
 from ._engine.batch import Batch
 from ._engine.stack import Stack
+from ._memory import aligned_zeros
 
 Array = NDArray[Any]
 
@@ -32,13 +36,23 @@ class Stream:
         self._stack, self._axes, self._batched = stack, axes, batch_size is not None
         self._B = 1 if batch_size is None else batch_size
         units = stack.units
-        for unit in units:
-            unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
-        self._h, self._c = axes.states(None, "state", self._B, True)
-        self._when = Batch.of(1, self._B, None, None).when(0, False)
-        # Everything a step needs, so that it makes no arrays of its own.
-        self._between = np.empty((len(units) - 1, 1, self._B, units[0].K), stack.dtype)
-        self._parts = [(u, h, c, u.forward_workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)]
+        L, K, H, E = len(units), units[0].K, units[0].H, units[0].E
+        if self._batched:
+            self._h, self._c = axes.states(None, "state", self._B, True)
+            # Everything a step needs, so that it makes no arrays of its own.
+            self._when = Batch.of(1, self._B, None, None).when(0, False)
+            self._between = np.empty((L - 1, 1, self._B, K), stack.dtype)
+            self._parts = [
+                (u, h, c, u.forward_workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)
+            ]
+            for unit in units:
+                unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
+        else:
+            self._state = aligned_zeros((L, 1 + E, H), stack.dtype)
+            self._h, self._c = self._state[:, :1, :K], self._state[:, 1:].reshape(L, 1, E * H)
+            self._net, unit = join_forward([unit.net for unit in units]), units[0]
+            self._step = jit.entry(unit.cell, unit.dtype, unit.lanes)
+        self._dtype, self._in, self._out = stack.dtype, (axes.I,), (K,)
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """One step.
@@ -59,17 +73,36 @@ class Stream:
         TypeError, ValueError
             As for a layer; the state stays as it was.
         """
+        if self._takes(x) and x.flags.aligned:
+            if out is None:
+                y = np.empty(self._out, self._dtype)
+                self._step(self._net, x, self._state, y)
+                return y
+            if type(out) is np.ndarray and out.dtype == self._dtype and out.shape == self._out and out.flags.carray:
+                with contextlib.suppress(ValueError):  # out overlaps x, or seems to: looked at below
+                    self._step(self._net, x, self._state, out)
+                    return out
         stack = self._stack
         x = _check.array(x, "x", stack.dtype)
         lead = (self._B,) if self._batched else ()
         _check.shape(x, "x", (*lead, self._axes.I))
         shape = (*lead, stack.K)
         y = np.empty(shape, stack.dtype) if out is None else _check.output(out, shape, stack.dtype, [("x", x)])
-        given, outputs = x[None] if self._batched else x[None, None], y[None] if self._batched else y[None, None]
+        if not self._batched:
+            to = y if y.flags.c_contiguous and y.flags.aligned else np.empty(shape, stack.dtype)
+            self._step(self._net, readable(x), self._state, to)
+            if to is not y:
+                y[...] = to
+            return y if out is None else out
+        given, outputs = x[None], y[None]
         for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
             unit.forward(self._when, given, between, h, c, None, workspace)
             given = between
         return y if out is None else out
+
+    def _takes(self, x: Any) -> bool:
+        """Whether x is just what a stream of one sequence wants: most often it is, and there is nothing to convert."""
+        return not self._batched and type(x) is np.ndarray and x.dtype == self._dtype and x.shape == self._in
 
     @property
     def state(self) -> Any:

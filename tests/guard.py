@@ -11,6 +11,7 @@ one that isn't placed so fails the sweep.
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
 import ctypes
 import ctypes.util
@@ -22,11 +23,12 @@ import sys
 import numpy as np
 
 import nbrnn
-from nbrnn import _memory
+from nbrnn import _memory, jit
 from nbrnn._cpu import isa, schedule, unit
 from nbrnn._engine import batch
 from tests.cases import DTYPES, KINDS, Case
 
+MODULES = {name: module for name, module in sys.modules.items() if name.startswith("nbrnn.")}
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
 SIZES = [*range(1, 71), 127, 128, 129, 255, 256, 257, 499, 500, 501]
@@ -57,6 +59,7 @@ class Guarded:
     def __init__(self):
         self.arenas: dict[int, list[Arena]] = {}
         self.used: dict[int, int] = {}
+        self.starts: list[tuple[int, int]] = []  # and sizes, of all arenas
         self.at_end = True
         self.count = 0
 
@@ -66,7 +69,8 @@ class Guarded:
     def owns(self, array):
         """Whether an array lies between protected pages."""
         at = array.ctypes.data
-        return any(a.start <= at <= a.start + a.size for arenas in self.arenas.values() for a in arenas)
+        place = bisect.bisect_right(self.starts, (at, math.inf)) - 1
+        return place >= 0 and at < sum(self.starts[place])
 
     def empty(self, shape, dtype=float):
         shape = tuple(shape) if np.ndim(shape) else (shape,)
@@ -75,6 +79,7 @@ class Guarded:
         pool, n = self.arenas.setdefault(pages, []), self.used.get(pages, 0)
         if n == len(pool):
             pool.append(Arena(pages))
+            bisect.insort(self.starts, (pool[n].start, pool[n].size))
         self.used[pages] = n + 1
         self.count += 1
         array = pool[n].array(shape, dtype, self.at_end)
@@ -134,8 +139,8 @@ def guard_package(guarded):
         before.append((module, name, getattr(module, name)))
         setattr(module, name, value)
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("nbrnn.") and name != "nbrnn._memory":
+    for name, module in MODULES.items():
+        if name != "nbrnn._memory":
             for function, replacement in (
                 ("aligned", guarded.empty),
                 ("aligned_zeros", guarded.zeros),
@@ -147,6 +152,7 @@ def guard_package(guarded):
                 replace(module, "np", guarded)
     for name in ("forward_kernel", "backward_kernel", "gradients_kernel", "dropout_kernel"):
         replace(unit, name, guarded.watch(getattr(unit, name)))
+    replace(jit, "entry", guarded.watch(jit.entry))
     when = batch.Batch.when
     replace(batch.Batch, "when", lambda *given: schedule.When(*map(guarded.maybe, when(*given))))
     try:
@@ -161,9 +167,12 @@ def results(case, out):
     inferred, _ = case.layer(case.user(case.x), out=case.user(out), **case.arguments())
     dh, dc = case.split(grads.state)
     made = [y, h, c, grads.x, dh, dc, grads.flat, inferred]
-    if case.D == 1:
+    if case.D == 1 and case.seed % 5 < 2:
         stream = case.layer.stream(case.B)
         made += [stream(row) for row in case.x]
+        if case.B:
+            single = case.layer.stream()
+            made += [single(row[0]) for row in case.x]
     return [a for a in made if a is not None]
 
 
@@ -173,8 +182,7 @@ def shapes(quick):
     small = lambda most: int(rng.integers(1, most))
     for n in SIZES[:: 7 if quick else 1]:
         yield small(20), n, small(10)
-        yield small(20), small(40), n
-        yield n, small(20), small(10)
+        yield n, small(40), n
 
 
 def sweep(kinds, dtype, widths, quick):

@@ -22,6 +22,7 @@ FLOORS = [
     ["_cpu"],
     ["_engine"],
     ["_axes", "module"],
+    ["jit"],
     ["stream", "pointwise"],
     ["recurrent"],
     ["layers"],
@@ -38,7 +39,7 @@ INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "rows", "tiles", "packing", "steps", "schedule", "activation",
-        "dropout", "forward", "backward", "gradients", "unit",
+        "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_engine": ["__init__", "batch", "chain", "stack"],
 }  # fmt: skip

@@ -155,6 +155,11 @@ class Int:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    def at_most(self, bound: int) -> Int:
+        """The smaller of the two."""
+        less = self.e.b.icmp_signed("<", self.x, I64(bound))
+        return Int(self.e, self.e.b.select(less, self.x, I64(bound)))
+
 
 class Ptr:
     """The address of a number of the emitter's dtype."""

@@ -91,6 +91,14 @@ def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int,
     return _net(cell, w, lanes, I, H, K)
 
 
+def join_forward(nets: list[Any]) -> Any:
+    """The networks of a stack's layers as one."""
+    first, w = nets[0], aligned((sum(net.w.size for net in nets),), nets[0].w.dtype)
+    np.concatenate([net.w for net in nets], out=w)
+    w.flags.writeable = False
+    return first._replace(w=w, L=len(nets))
+
+
 def pack_backward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
     """The network for ``carry`` and ``unproject``: what leads gradients from the sums to the h before the step."""
     w_hh = weights["weight_hh"]
@@ -111,9 +119,9 @@ def pack_input(cell: type[Cell], lanes: type[Lanes], weight_ih: NDArray[Any], H:
     return w
 
 
-def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, K: int) -> Any:
+def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, K: int, L: int = 1) -> Any:
     w.flags.writeable = False
-    return net_class(cell)(w, lanes(), I, H, K)
+    return net_class(cell, lanes)(w, I, H, K, L)
 
 
 def _gates(order: tuple[str, ...], wanted: tuple[str, ...], matrix: NDArray[Any], H: int) -> NDArray[Any]:

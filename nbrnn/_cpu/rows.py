@@ -4,8 +4,8 @@ Vector code elsewhere touches only workspaces, whose rows are padded to whole ve
 of the user's goes through the primitives of this file (and the broadcasts of ``tiles``), and stays inside a row's own
 numbers to the last one.
 
-Every primitive takes ``net`` first, any NamedTuple that begins with a buffer ``w`` and a vector width ``lanes``: it
-brings the dtype and the width.  Addresses are integers, so that loops can do arithmetic with them.
+Every primitive takes ``net`` first, which brings the dtype and the vector width: a network, or any NamedTuple that
+begins with a buffer ``w`` and a width ``lanes``.  Addresses are integers, so that loops can do arithmetic with them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._kernel import kernel
+from .._nets import is_net, lanes_of
 from .emit import I64, Emit, Int, Ptr
 
 ADDRESS = types.int64
@@ -25,7 +26,8 @@ ADDRESS = types.int64
 
 def emitter(builder: Any, net_type: Any) -> Emit:
     """An emitter for the dtype and vector width of a network's type."""
-    return Emit(builder, net_type.types[0].dtype, net_type.types[1].instance_class)
+    lanes = lanes_of(net_type) if is_net(net_type) else net_type.types[1].instance_class
+    return Emit(builder, net_type.types[0].dtype, lanes)
 
 
 def primitive(body: Callable[..., None]) -> Any:
@@ -83,7 +85,7 @@ def address(typingctx, array):
     return ADDRESS(array), emit
 
 
-def _copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
+def copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     """Copy n numbers; vector b of them goes to ``to + b * stride``."""
     whole = n // e.W
     e.each(whole, lambda b: (to + b * stride).store((source + b * e.W).load()))
@@ -102,13 +104,13 @@ def row_address(array, row):
 @primitive
 def copy_row(e, net, to, source, n):
     """``to[k] = source[k]`` for k < n."""
-    _copy(e, e.ptr(to), e.integer(e.W), e.ptr(source), n)
+    copy(e, e.ptr(to), e.integer(e.W), e.ptr(source), n)
 
 
 @primitive
 def spread_row(e, net, to, slab, source, n):
     """The same into slabs: numbers bW to (b+1)W go to ``to + b * slab`` (in numbers)."""
-    _copy(e, e.ptr(to), slab, e.ptr(source), n)
+    copy(e, e.ptr(to), slab, e.ptr(source), n)
 
 
 @primitive

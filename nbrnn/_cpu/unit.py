@@ -10,7 +10,7 @@ import numpy as np
 from numba import from_dtype, typeof, types
 from numpy.typing import NDArray
 
-from .._cells import Cell
+from .._cells import GRU, LSTM, Cell, LSTMProjected, RNNRelu, RNNTanh
 from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros
 from .._nets import net_class
@@ -27,45 +27,47 @@ Array = NDArray[Any]
 # Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
 
 
-def _any(dtype: np.dtype[Any], dimensions: int, readonly: bool = True) -> Any:
+def any_array(dtype: np.dtype[Any], dimensions: int, readonly: bool = True) -> Any:
     return types.Array(from_dtype(dtype), dimensions, "A", readonly=readonly)
 
 
-def _own(dtype: Any, dimensions: int) -> Any:
+def own_array(dtype: Any, dimensions: int) -> Any:
     return types.Array(from_dtype(np.dtype(dtype)), dimensions, "C")
 
 
-def _tuple(cls: Any, *fields: Any) -> Any:
+def named(cls: Any, *fields: Any) -> Any:
     return types.NamedTuple(fields, cls)
 
 
-_WHEN = _tuple(When, types.int64, types.boolean, _own(np.int64, 1), _own(np.int64, 1), _any(np.dtype(np.bool_), 2))
+_WHEN = named(
+    When, types.int64, types.boolean, own_array(np.int64, 1), own_array(np.int64, 1), any_array(np.dtype(np.bool_), 2)
+)
 
 
-def _net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
+def net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
-    return _tuple(net_class(cell), weights, typeof(lanes()), types.int64, types.int64, types.int64)
+    return named(net_class(cell, lanes), weights, *[types.int64] * 4)
 
 
 @cached
 def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool) -> Callable[..., None]:
     """The compiled ``forward`` that keeps what ``backward`` needs, or the one that doesn't."""
-    x, state, work = _any(dtype, 3), _any(dtype, 2, False), _own(dtype, 2)
+    x, state, work = any_array(dtype, 3), any_array(dtype, 2, False), own_array(dtype, 2)
     saved = work if keep else types.none
     return compiled(
         _forward.forward,
         (
-            _net_type(cell, dtype, lanes),
+            net_type(cell, dtype, lanes),
             _WHEN,
             x,
-            _any(dtype, 3, False),
+            any_array(dtype, 3, False),
             state,
             state,
             saved,
-            _own(dtype, 3),
+            own_array(dtype, 3),
             work,
             work,
-            _own(np.int64, 1),
+            own_array(np.int64, 1),
         ),
     )
 
@@ -73,25 +75,33 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
 @cached
 def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``backward``."""
-    state, work = _any(dtype, 2, False), _own(dtype, 2)
+    state, work = any_array(dtype, 2, False), own_array(dtype, 2)
     return compiled(
         _backward.backward,
-        (_net_type(cell, dtype, lanes), _WHEN, _any(dtype, 3), state, state, work, work, work, work),
+        (net_type(cell, dtype, lanes), _WHEN, any_array(dtype, 3), state, state, work, work, work, work),
     )
 
 
 @cached
 def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``gradients``: the same for all cells."""
-    x, work = _any(dtype, 3), _own(dtype, 2)
+    x, work = any_array(dtype, 3), own_array(dtype, 2)
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
-    panels = _tuple(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
-    sums = _own(dtype, 3)
-    totals = _tuple(_gradients.Totals, sums, sums, sums, work)
-    rooms = _tuple(_gradients.Work, _own(np.int64, 2), work, _own(dtype, 3), work, _own(dtype, 1), _own(dtype, 1))
+    panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
+    sums = own_array(dtype, 3)
+    totals = named(_gradients.Totals, sums, sums, sums, work)
+    rooms = named(
+        _gradients.Work,
+        own_array(np.int64, 2),
+        work,
+        own_array(dtype, 3),
+        work,
+        own_array(dtype, 1),
+        own_array(dtype, 1),
+    )
     return compiled(
         _gradients.gradients,
-        (panels, _WHEN, x, x, _any(dtype, 2), _any(dtype, 3, False), types.boolean, work, totals, rooms),
+        (panels, _WHEN, x, x, any_array(dtype, 2), any_array(dtype, 3, False), types.boolean, work, totals, rooms),
     )
 
 
@@ -101,8 +111,13 @@ def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
     word = types.uint64
     return compiled(
         _dropout.dropout,
-        (_any(dtype, 3), _any(dtype, 3, False), word, word, word, from_dtype(dtype), word, types.int64),
+        (any_array(dtype, 3), any_array(dtype, 3, False), word, word, word, from_dtype(dtype), word, types.int64),
     )
+
+
+# Made now, so that a cache index of users' functions which names them can be read.
+for _cell in (RNNTanh, RNNRelu, GRU, LSTM, LSTMProjected):
+    net_class(_cell, isa.current())
 
 
 class Unit:
