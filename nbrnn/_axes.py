@@ -72,7 +72,7 @@ class Axes:
             wanted = (steps,) if not batched else (size, steps) if self.batch_first else (steps, size)
             resets = self.turn(_check.mask(resets, "resets", wanted), batched)
         states = 2 * self.L * self.D * size * (self.K + self.E * self.H)  # those before and after
-        require(f"a batch of {size:,} sequences", self.dtype, states=states)
+        require(lambda: f"a batch of {size:,} sequences", self.dtype, states=states)
         h, c = self.states(state, "state", size, batched)
         return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
 

@@ -229,7 +229,7 @@ class Linear(Pointwise):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         if self.bias:
             shapes["bias"] = (self.out_features,)
-        require("Linear", self.dtype, parameters=sum(math.prod(shape) for shape in shapes.values()))
+        require(lambda: "Linear", self.dtype, parameters=sum(math.prod(shape) for shape in shapes.values()))
         self._parameters = Parameters(shapes, self.dtype)
         bound = 1 / math.sqrt(self.in_features)
         for name, shape in shapes.items():
@@ -243,7 +243,9 @@ class Linear(Pointwise):
         return x
 
     def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
-        require(f"Linear for x of shape {x.shape}", self.dtype, y=x.size // self.in_features * self.out_features)
+        require(
+            lambda: f"Linear for x of shape {x.shape}", self.dtype, y=x.size // self.in_features * self.out_features
+        )
         y = x @ np.asarray(self.params["weight"]).T
         if self.bias:
             y += np.asarray(self.params["bias"])

@@ -69,7 +69,7 @@ class Recurrent(Module):
             self.batch_first,
             self.dtype,
         )
-        require(self._called(), self.dtype, parameters=self._count())
+        require(self._called, self.dtype, parameters=self._count())
         shapes, bound = self._shapes(), 1 / math.sqrt(self.hidden_size)
         self._parameters = Parameters(shapes, self.dtype)
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
@@ -171,7 +171,7 @@ class Recurrent(Module):
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         stack, made = self._stack(), math.prod(shape) if out is None else 0
         between = stack.numbers_to_infer(call.batch)
-        require(f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
+        require(lambda: f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
         if out is None:
             y = np.empty(shape, self.dtype)
         else:
@@ -233,7 +233,7 @@ class Recurrent(Module):
             drop = Drop(self.dropout, draw_key(generator))
         stack, way = self._stack(), Pass(call.batch, drop, checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
-        what = f"{self._called()}.forward for x of shape {np.shape(x)}"
+        what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
         require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
         base = np.empty(shape, self.dtype)
         record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
@@ -288,7 +288,9 @@ class Recurrent(Module):
                 dy = self._axes.turn(dy, tape.batched)
             dh, dc = self._check_dstate(tape, dstate)
             between = tape.stack.numbers_to_go_back(record, retain)
-            require(f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between)
+            require(
+                lambda: f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between
+            )
             dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
             flat = np.zeros(self._parameters.size, self.dtype)
             params = self._parameters.views_of(flat)

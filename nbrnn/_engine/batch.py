@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from .._cpu.schedule import When
 Array = NDArray[Any]
 
 _NO_RESETS = np.zeros((0, 0), np.bool_)
+
+
+@functools.lru_cache(maxsize=32)
+def _in_order(steps: int, size: int) -> tuple[Array, Array]:
+    """Order and lengths of sequences that are all full."""
+    return np.arange(size, dtype=np.int64), np.full(size, steps, np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Batch:
     def of(cls, steps: int, size: int, lengths: Array | None, resets: Array | None) -> Batch:
         """From what the user gave; None stands for full length and no cuts."""
         if lengths is None:
-            order, lengths = np.arange(size, dtype=np.int64), np.full(size, steps, np.int64)
+            order, lengths = _in_order(steps, size)
         else:
             order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
             lengths = lengths[order]

@@ -7,7 +7,9 @@ a bidirectional network each layer and direction is a chain of its own.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,10 @@ from .._memory import aligned, aligned_copy
 from .batch import Batch
 
 Array = NDArray[Any]
+
+
+#: Bytes of the largest room that is kept between calls.
+LARGEST_SPARE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Room:
         self.between = [aligned((steps, size, u.K), u.dtype) for u in units[:-1]]
         self.saved = None if rows is None else [aligned(u.saved_shape(rows), u.dtype) for u in units]
         self.work = [u.forward_workspace(size) for u in units]
+        self.made_for = (steps, size)
+        self.size = sum(a.nbytes for a in [*self.between, *itertools.chain(*self.work)])
 
 
 class Chain:
@@ -84,6 +92,8 @@ class Chain:
 
     def __init__(self, units: list[Unit], first: int, reverse: bool) -> None:
         self.units, self.first, self.reverse = units, first, reverse
+        # The room of the last call of inference: the next one is often alike.
+        self._spare: collections.deque[Room] = collections.deque(maxlen=1)
 
     def stretches(self, steps: int, at_most: int) -> Iterator[tuple[int, int]]:
         """(t0, steps) of stretches of at most so many steps, in the order they are run."""
@@ -94,7 +104,7 @@ class Chain:
     def run(self, way: Pass, t0: int, x: Array, y: Array, h: list[Array], c: list[Array], room: Room) -> Kept:
         """Run the steps of x into y; states change in place."""
         when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
-        rows = way.batch.rows(t0, len(x))
+        rows = 0 if room.saved is None else way.batch.rows(t0, len(x))
         for q, unit in enumerate(self.units):
             last = q == len(self.units) - 1
             out = y if last else room.between[q][: len(x)]
@@ -110,9 +120,19 @@ class Chain:
     def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
         way, most = Pass(batch), self.comfortable(batch)
-        room = Room(self.units, most, batch.size, None)
+        room = self._room(most if len(self.units) > 1 else 0, batch.size)
         for t0, steps in self.stretches(batch.steps, most):
             self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+        if room.size <= LARGEST_SPARE:
+            self._spare.append(room)
+
+    def _room(self, steps: int, size: int) -> Room:
+        """The room of the last call if it fits, else a new one."""
+        try:
+            room = self._spare.pop()  # taken: no other thread has it
+        except IndexError:
+            return Room(self.units, steps, size, None)
+        return room if room.made_for == (steps, size) else Room(self.units, steps, size, None)
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
