@@ -73,14 +73,14 @@ def step(net: Any, x: Array, state: Array, y: Array) -> None:
     state : ndarray, shape (L, S, H), C-contiguous
         As of ``zero_state``; changed.
     y : ndarray, shape (K,), contiguous
-        Written; must not overlap x or state.
+        Written.  x, state and y must not overlap (nor y lie between the numbers of x).
 
     Raises
     ------
     numba.TypingError
         An array has the wrong dtype or layout (when the calling function is compiled).
     ValueError
-        An array has the wrong shape, or y overlaps another.
+        An array has the wrong shape, or two overlap.
 
     Examples
     --------
@@ -109,7 +109,9 @@ def step(net: Any, x: Array, state: Array, y: Array) -> None:
         raise ValueError("y must not overlap state")
     if not apart(address(y), size, address(x), x.size, x.strides[0], y.itemsize):
         raise ValueError("y must not overlap x")
-    step_of_one(net, address(x), x.strides[0] // x.itemsize, address(state), address(y))
+    if not apart(address(state), state.size * y.itemsize, address(x), x.size, x.strides[0], y.itemsize):
+        raise ValueError("x must not overlap state")
+    step_of_one(net, address(x), x.strides[0], address(state), address(y))
 
 
 @kernel(inline=True)
@@ -125,14 +127,14 @@ def run(net: Any, x: Array, state: Array, y: Array) -> None:
     state : ndarray, shape (L, S, H), C-contiguous
         As of ``zero_state``; changed.
     y : ndarray, shape (T, K), C-contiguous
-        Written; must not overlap x or state.
+        Written.  x, state and y must not overlap (nor y lie between the numbers of x).
 
     Raises
     ------
     numba.TypingError
         An array has the wrong dtype or layout (when the calling function is compiled).
     ValueError
-        An array has the wrong shape, or y overlaps another.
+        An array has the wrong shape, or two overlap.
     """
     rows = typed_run(net, x, state, y)
     if x.shape[1] != net.I:
@@ -145,11 +147,13 @@ def run(net: Any, x: Array, state: Array, y: Array) -> None:
     if overlap(address(y), size, address(state), state.size * y.itemsize):
         raise ValueError("y must not overlap state")
     for t in range(x.shape[0]):
-        if not apart(address(y), size, address(x) + t * x.strides[0], x.shape[1], x.strides[1], y.itemsize):
+        at = address(x) + t * x.strides[0]
+        if not apart(address(y), size, at, x.shape[1], x.strides[1], y.itemsize):
             raise ValueError("y must not overlap x")
-    stride = x.strides[1] // x.itemsize
+        if not apart(address(state), state.size * y.itemsize, at, x.shape[1], x.strides[1], y.itemsize):
+            raise ValueError("x must not overlap state")
     for t in range(x.shape[0]):
-        step_of_one(net, address(x) + t * x.strides[0], stride, address(state), address(y) + t * y.strides[0])
+        step_of_one(net, address(x) + t * x.strides[0], x.strides[1], address(state), address(y) + t * y.strides[0])
 
 
 @cached

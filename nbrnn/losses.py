@@ -70,7 +70,8 @@ def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool =
     target = _check.real(target, "target")
     _check.shape(target, "target", y.shape)
     valid = _valid(y, lengths, batch_first, 2)
-    difference = np.asarray(y - target.astype(y.dtype, copy=False))
+    with np.errstate(over="ignore"):
+        difference = np.asarray(y - target.astype(y.dtype, copy=False))
     if valid is not None:
         difference[~valid] = 0
     count = y.size if valid is None else int(valid.sum()) * (y.size // max(1, valid.size))

@@ -119,23 +119,36 @@ class Parametric:
 
     def _fix(self) -> None:
         """All is built: what can be seen of it from outside stays as it is."""
-        self._fixed = frozenset(name for name in vars(self) if not name.startswith("_"))
+        settings = {
+            name
+            for cls in type(self).__mro__
+            for name, value in vars(cls).items()
+            if isinstance(value, type) or not (callable(value) or isinstance(value, property))
+        }
+        self._fixed = frozenset(name for name in settings | set(vars(self)) if not name.startswith("_"))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed:
             raise AttributeError(f"{name} of {self!r} can't be changed: make another")
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        if name in self._fixed:
+            raise AttributeError(f"{name} of {self!r} can't be removed")
+        super().__delattr__(name)
+
     def _describe(self) -> list[str]:
         """What stands between the brackets of the repr: the constructor's arguments, without defaults."""
         parts = []
         for name, known in inspect.signature(type(self)).parameters.items():
-            value = vars(self).get(name, known.default)
+            if name not in vars(self):
+                continue
+            value = vars(self)[name]
             if known.default is inspect.Parameter.empty:
-                parts.append(repr(vars(self).get(name, ...)))
+                parts.append(repr(value))
             elif name == "dtype":
                 parts.append(f"dtype={np.dtype(value).name}")
-            elif value != known.default:
+            elif repr(value) != repr(known.default):
                 parts.append(f"{name}={value!r}")
         return parts
 

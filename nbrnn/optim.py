@@ -64,7 +64,7 @@ class Adam:
     ) -> None:
         if not isinstance(net, Parametric):
             raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
-        if not isinstance(betas, tuple | list) or len(betas) != 2:
+        if np.shape(betas) != (2,):
             raise ValueError(f"betas must be a pair, got {betas!r}")
         self.net = net
         self.lr = _check.number(lr, "lr", 0)

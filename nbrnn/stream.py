@@ -14,7 +14,7 @@ from ._cpu.packing import join_forward
 from ._cpu.unit import readable
 from ._engine.batch import Batch
 from ._engine.stack import Stack
-from ._memory import aligned_zeros
+from ._memory import aligned_zeros, require
 
 Array = NDArray[Any]
 
@@ -37,6 +37,8 @@ class Stream:
         self._B = 1 if batch_size is None else batch_size
         units = stack.units
         L, K, H, E = len(units), units[0].K, units[0].H, units[0].E
+        held = sum(self._B * (3 * u.sizes.Kp + 3 * u.sizes.Hp * (1 + E)) for u in units)
+        require(lambda: f"a stream of {self._B:,} sequences", stack.dtype, state_and_workspace=held)
         if self._batched:
             self._h, self._c = axes.states(None, "state", self._B, True)
             # Everything a step needs, so that it makes no arrays of its own.

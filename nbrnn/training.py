@@ -69,8 +69,9 @@ def fit(
     data : tuple (x, target) or (x, target, lengths), or a sequence of such tuples
         One batch, or several; each makes one step of the optimiser.
     loss : callable
-        ``loss, dy = loss(y, target)``, or where there are lengths ``loss(y, target, lengths)``, with y and target as
-        (T, B, ...) whatever the network's axes: as those of ``nbrnn.losses``.
+        As those of ``nbrnn.losses``: ``loss, dy = loss(y, target)``; where there are lengths
+        ``loss, dy = loss(y, target, lengths)``, which then is given y and target as (T, B, ...) even if the network's
+        axes are (B, T, ...).
     optimizer : object with ``step(grads)``
     epochs : int
         Times all data is gone through, >= 1.

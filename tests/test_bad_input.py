@@ -175,11 +175,15 @@ def test_settings_are_fixed():
     gru = nbrnn.GRU(3, 5, num_layers=2, dropout=0.5, rng=0)
     for thing, name, value in (
         (gru, "dropout", 7.0), (gru, "batch_first", True), (gru, "hidden_size", 4),
+        (gru, "cell", nbrnn.LSTM(3, 5).cell), (gru, "proj_size", 2), (nbrnn.Dropout(0.5), "batch_first", True),
         (nbrnn.Linear(3, 2), "activation", "tanh"), (nbrnn.Dropout(0.5), "p", 0.1), (nbrnn.LSTMCell(3, 5), "bias", False),
     ):  # fmt: skip
         with pytest.raises(AttributeError, match=f"{name} of .* can't be changed"):
             setattr(thing, name, value)
+    with pytest.raises(AttributeError, match="can't be removed"):
+        del gru.hidden_size
     gru.note = "mine"  # anything else may be added
+    del gru.note
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,7 @@ def test_settings_are_fixed():
         lambda: nbrnn.Linear(10**9, 10**9),
         lambda: nbrnn.GRU(3, 5)(np.broadcast_to(F(0), (1, 2**40, 3))),
         lambda: nbrnn.GRU(3, 5, num_layers=40)(np.broadcast_to(F(0), (1, 2**29, 3))),
+        lambda: nbrnn.GRU(3, 50).stream(10**9),
         lambda: nbrnn.Linear(1, 100)(np.broadcast_to(F(0), (10**9, 1, 1))),
         lambda: nbrnn.GRU(1, 5, 3, bidirectional=True).forward(np.broadcast_to(F(0), (10**8, 5, 1)), checkpoint="sqrt"),
     ],

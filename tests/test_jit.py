@@ -73,9 +73,10 @@ def test_any_strides_of_x():
     layer = nbrnn.LSTM(3, 5, num_layers=2, rng=0)
     net, x = layer.jit(), np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     gaps, backward = np.full((16, 9), np.nan, np.float32)[1::2, 1::3], np.empty((16, 12), np.float32)[::-2, ::-4]
-    gaps[...], backward[...] = x, x
+    packed = np.zeros((8, 3), [("a", "f4"), ("b", "i1")])["a"]  # 5 bytes apart
+    gaps[...], backward[...], packed[...] = x, x, x
     results = []
-    for view in (x, gaps, backward, np.asfortranarray(x)):
+    for view in (x, gaps, backward, packed, np.asfortranarray(x)):
         y = np.empty((8, 5), np.float32)
         nbrnn.jit.run(net, view, nbrnn.jit.zero_state(net), y)
         results.append(y)
@@ -183,6 +184,7 @@ def test_overlaps():
         (buffer[2:8:2], state, buffer[3:8], "y must not overlap x"),
         (buffer[8:2:-2], state, buffer[7:12], "y must not overlap x"),
         (x, buffer[:20].reshape(2, 2, 5), buffer[19:24], "y must not overlap state"),
+        (buffer[5:8], buffer[:20].reshape(2, 2, 5), y, "x must not overlap state"),
     ]
     for x, state, y, words in cases:
         with pytest.raises(ValueError, match=words):

@@ -90,9 +90,9 @@ def test_what_is_handed_out_is_an_object_of_its_own():
 class Narrow(nbrnn.GRU):
     """A subclass with a constructor of its own."""
 
-    def __init__(self, hidden):
+    def __init__(self, hidden, scale=None, *more):
         super().__init__(3, hidden, rng=0)
-        self.note = [1, 2]
+        self.note, self.scale = [1, 2], np.ones(3)
 
 
 class Pair(nbrnn.Sequential):
@@ -111,7 +111,7 @@ def test_subclasses_survive_copies():
         one, two = again(narrow), again(pair)
         assert type(one) is Narrow
         assert one.note == [1, 2]
-        assert repr(one) == repr(narrow)
+        assert repr(one) == repr(narrow) == "<Narrow(scale=array([1., 1., 1.])): 150 parameters>"
         np.testing.assert_array_equal(one(X)[0], narrow(X)[0])
         np.testing.assert_array_equal(two.twice(X), pair.twice(X))
         two.flat = 0 * two.flat  # its parts follow it, and nothing else does

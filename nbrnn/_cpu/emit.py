@@ -177,6 +177,10 @@ class Ptr:
             return self
         return Ptr(self.e, self.e.b.gep(self.x, [self.e.integer(count).x], source_etype=self.e.scalar_type))
 
+    def after(self, count: Int) -> Ptr:
+        """So many bytes further."""
+        return Ptr(self.e, self.e.b.gep(self.x, [count.x], source_etype=ir.IntType(8)))
+
     def address_at(self, index: Int) -> Ptr:
         """Entry ``index`` of a table of addresses that starts here."""
         b = self.e.b

@@ -55,12 +55,15 @@ class Spare:
 
 
 def accumulate(sums: list[Vec], row: Ptr, stride: Int | int, panel: Ptr, count: Int) -> list[Vec]:
-    """sums[v] + sum over k < count of row[k * stride] * panel[k][v], k dealt out to a few sets."""
+    """sums[v] + sum over k < count of row[k] * panel[k][v], k dealt out to a few sets.
+
+    The numbers of the row are ``stride`` bytes apart.
+    """
     e, n = panel.e, len(sums)
     sets = max(1, min(UNDER_WAY // n, accumulators(e.lanes) // n))
 
     def add(k: Int, at: Ptr, sums: list[Vec]) -> list[Vec]:
-        x = (row + k * stride).broadcast()
+        x = row.after(k * stride).broadcast()
         return [e.fma(x, at.load(v * e.W), s) for v, s in enumerate(sums)]
 
     def several(q: Int, *flat: Vec) -> list[Vec]:
@@ -84,8 +87,8 @@ def accumulate(sums: list[Vec], row: Ptr, stride: Int | int, panel: Ptr, count: 
 def step_of_one(e, net, x, x_stride, state, y):
     """All layers of one step.
 
-    ``x``: I numbers, ``x_stride`` apart; ``state`` [L][1 + E][H]: for each layer h (its first K numbers) and what else
-    the cell carries, in place; ``y``: K numbers.  ``net.w`` holds the forward buffers of the layers one after another.
+    ``x``: I numbers, ``x_stride`` bytes apart; ``state`` [L][1 + E][H]: for each layer h (its first K numbers) and what
+    else the cell carries, in place; ``y``: K numbers.  ``net.w`` holds the layers' forward buffers one after another.
     """
     cell, H, K = cell_of(net.type), net.H, net.K
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
@@ -101,7 +104,7 @@ def step_of_one(e, net, x, x_stride, state, y):
             start = [(w + (z.bias + j * (S * z.U))).load(n * e.W) for n in range(S * blocks)]
             sums = accumulate(start[: G * blocks], x, x_stride, w + (z.from_x + j * (I * (G * z.U))), I)
             sums, split = sums + start[G * blocks :], (S - G) * blocks
-            sums[split:] = accumulate(sums[split:], h, 1, w + (z.from_h + j * (K * (G * z.U))), K)
+            sums[split:] = accumulate(sums[split:], h, e.size, w + (z.from_h + j * (K * (G * z.U))), K)
             for v in range(blocks):
                 at, count = j * z.U + v * e.W, None if width is None else width - v * e.W
                 carried = [h + (n + 1) * H + at for n in range(E)]
@@ -140,7 +143,7 @@ def step_of_one(e, net, x, x_stride, state, y):
             e.each(K, lambda k: (y + k).put_number(e.scalar_type(0.0)))
         each_part(H, z.U, block)
         copy(e, h, e.integer(e.W), y, K)
-        return [w + z.end, h, K, e.integer(1)]
+        return [w + z.end, h, K, e.integer(e.size)]
 
     e.loop(net.L, [net.w, e.ptr(x), net.I, x_stride], layer)
 
