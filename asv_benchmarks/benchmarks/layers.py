@@ -1,5 +1,9 @@
 """Forward and backward of the three cells."""
 
+import numpy as np
+
+import nbrnn
+
 from .common import CELLS, DTYPES, SHAPES, layer_and_inputs
 
 
@@ -37,6 +41,22 @@ class Training:
 
     def time_checkpointed(self, cell, shape, dtype):
         self.layer.backward(self.layer.forward(self.x, checkpoint="sqrt")[2], self.dy)
+
+
+class Compiled:
+    """A thousand steps inside compiled code."""
+
+    params = (CELLS, ((1, 16), (16, 64), (128, 128)))
+    param_names = ("cell", "(I, H)")
+
+    def setup(self, cell, sizes):
+        layer, self.x, _ = layer_and_inputs(cell, (1000, 1, *sizes))
+        self.net, self.x = layer.jit(), self.x[:, 0]
+        self.state, self.y = nbrnn.jit.zero_state(self.net), np.empty((1000, sizes[1]), np.float32)
+        nbrnn.jit.run(self.net, self.x, self.state, self.y)
+
+    def time_thousand_steps(self, cell, sizes):
+        nbrnn.jit.run(self.net, self.x, self.state, self.y)
 
 
 class Stream:

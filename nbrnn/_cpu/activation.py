@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import from_dtype, typeof, types
 from numpy.typing import NDArray
 
 from .._kernel import cached, compiled, kernel
 from . import isa
 from .emit import Emit, Int, Vec
-from .rows import NetView, address, primitive
+from .rows import NetView, address, primitive, stack
 
 
 class Values(NamedTuple):
@@ -28,10 +27,7 @@ def _map(e: Emit, values: NetView, to: Int, n: Int, function: Callable[[Vec], Ve
     source, out, whole = values.w, e.ptr(to), n // e.W
     e.each(whole, lambda b: (out + b * e.W).store(function((source + b * e.W).load())))
     # The last few by way of a vector of their own.
-    with e.b.goto_entry_block():
-        room = e.b.alloca(ir.ArrayType(e.scalar_type, e.W))
-    spare = e.ptr(Int(e, e.b.ptrtoint(room, ir.IntType(64))))
-    rest = whole * e.W
+    spare, rest = stack(e, e.W), whole * e.W
     spare.store(0.0)
     e.each(n - rest, lambda k: (spare + k).put_number((source + rest + k).number()))
     spare.store(function(spare.load()))

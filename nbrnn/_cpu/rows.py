@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -72,6 +73,14 @@ class NetView:
             data = self._context.make_array(self.type.types[position])(self._context, self._e.b, value).data
             return self._e.ptr(Int(self._e, self._e.b.ptrtoint(data, I64)))
         return Int(self._e, value)
+
+
+def stack(e: Emit, count: int) -> Ptr:
+    """Room for so many numbers on the stack."""
+    with e.b.goto_entry_block():
+        room = e.b.alloca(ir.ArrayType(e.scalar_type, count))
+        room.align = 64
+    return e.ptr(Int(e, e.b.ptrtoint(room, I64)))
 
 
 @intrinsic

@@ -22,7 +22,7 @@ from .._nets import cell_of, is_net
 from .emit import Emit, Int, Ptr, Vec
 from .isa import accumulators
 from .packing import block_vectors, sizes
-from .rows import copy, primitive
+from .rows import copy, primitive, stack
 from .tiles import NV
 
 #: Multiply-adds that a processor has under way: two begin in each cycle, and take four.
@@ -33,9 +33,7 @@ class Spare:
     """A vector on the stack, by way of which less than a vector is read and written."""
 
     def __init__(self, e: Emit) -> None:
-        with e.b.goto_entry_block():
-            room = e.b.alloca(ir.ArrayType(e.scalar_type, e.W))
-        self.e, self.at = e, e.ptr(Int(e, e.b.ptrtoint(room, ir.IntType(64))))
+        self.e, self.at = e, stack(e, e.W)
 
     def load(self, source: Ptr, count: Int | None) -> Vec:
         """The first ``count`` numbers (None: a whole vector), and zeros."""

@@ -21,7 +21,7 @@ from .._cells import Cell
 from .._nets import cell_of
 from .emit import Emit, Int, Ptr
 from .packing import Sizes, block_vectors, sizes
-from .rows import NetView, primitive
+from .rows import NetView, primitive, stack
 from .tiles import accumulate, each_tile, product, tile_rows
 
 
@@ -36,7 +36,7 @@ def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
 
 @primitive
 def step(e, net, n, xs, h, h_new, c, m, saved):
-    """n rows of one step: sums, activations, new state, all while the sums are in registers."""
+    """n rows of one step: sums of a few rows at a time in registers, then activations and the new state."""
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
     xs, h, c, w = e.ptr(xs), e.ptr(h), e.ptr(c), net.w
@@ -47,6 +47,8 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
         out, out_stride = e.ptr(m), z.Hp
     else:
         out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
+
+    room = stack(e, tile_rows(e.lanes, S * blocks)[0] * S * blocks * e.W)
 
     def block(j: Int) -> None:
         bias = w + (z.bias + j * (S * z.U))
@@ -63,20 +65,27 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
             split = (S - G) * blocks
             given = accumulate([s[split:] for s in sums], [h + (i + r) * z.Kp for r in range(size)], from_h, net.K)
             sums = [s[:split] + g for g, s in zip(given, sums, strict=True)]
+            # Activations row by row, by way of the stack: written out for each row they would be most of the code.
             for r in range(size):
-                for v in range(blocks):
-                    column = j * z.U + v * e.W
-                    carried = [c + ((i + r) * E + q) * z.Hp + column for q in range(E)]
-                    old_h = None if cell.projected else (h + (i + r) * z.Kp + column).load()
-                    (new_h, *new_c), values = cell.forward(
-                        tuple(sums[r][q * blocks + v] for q in range(S)), (old_h, *(p.load() for p in carried))
-                    )
-                    (out + (i + r) * out_stride + column).store(new_h)
-                    for p, value in zip(carried, new_c, strict=True):
-                        p.store(value)
-                    if keep is not None:
-                        for q, value in enumerate(values):
-                            (_slot(keep, cell, z, i + r, q) + column).store(value)
+                for q, value in enumerate(sums[r]):
+                    (room + (r * S * blocks + q) * e.W).store(value)
+            e.each(e.integer(size), lambda r: activate(j, i + r, room + r * (S * blocks * e.W)))
+
+        def activate(j: Int, i: Int, sums: Ptr) -> None:
+            for v in range(blocks):
+                column = j * z.U + v * e.W
+                carried = [c + (i * E + q) * z.Hp + column for q in range(E)]
+                old_h = None if cell.projected else (h + i * z.Kp + column).load()
+                (new_h, *new_c), values = cell.forward(
+                    tuple((sums + (q * blocks + v) * e.W).load() for q in range(S)),
+                    (old_h, *(p.load() for p in carried)),
+                )
+                (out + i * out_stride + column).store(new_h)
+                for p, value in zip(carried, new_c, strict=True):
+                    p.store(value)
+                if keep is not None:
+                    for q, value in enumerate(values):
+                        (_slot(keep, cell, z, i, q) + column).store(value)
 
         each_tile(n, tile_rows(e.lanes, S * blocks), tile)
 

@@ -20,9 +20,9 @@ NV = 2
 
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
-    """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, and one row."""
+    """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, then fewer."""
     most = max(1, min(8, accumulators(lanes) // vectors))
-    return (most, 1) if most > 1 else (1,)
+    return (most, *(size for size in (4, 2, 1) if size < most))
 
 
 def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
