@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ._cells import Cell
 from ._cpu.isa import Lanes
 from ._cpu.rows import address
-from ._cpu.single import apart, overlap, rows_of_state, step_of_one, typed_run, typed_step
+from ._cpu.single import require_apart, rows_of_state, step_of_one, typed_run, typed_step
 from ._cpu.unit import any_array, net_type, own_array
 from ._kernel import cached, compiled, kernel
 
@@ -104,13 +104,8 @@ def step(net: Any, x: Array, state: Array, y: Array) -> None:
         raise ValueError("y must have shape (K,), with K = output_size(net)")
     if state.shape[0] != net.L or state.shape[1] != rows or state.shape[2] != net.H:
         raise ValueError("state must have shape (L, S, H), as that of zero_state")
-    size = y.size * y.itemsize
-    if overlap(address(y), size, address(state), state.size * y.itemsize):
-        raise ValueError("y must not overlap state")
-    if not apart(address(y), size, address(x), x.size, x.strides[0], y.itemsize):
-        raise ValueError("y must not overlap x")
-    if not apart(address(state), state.size * y.itemsize, address(x), x.size, x.strides[0], y.itemsize):
-        raise ValueError("x must not overlap state")
+    ours, item = state.size * state.itemsize, x.itemsize
+    require_apart(address(x), x.size, x.strides[0], address(state), ours, address(y), y.size * item, item)
     step_of_one(net, address(x), x.strides[0], address(state), address(y))
 
 
@@ -143,15 +138,10 @@ def run(net: Any, x: Array, state: Array, y: Array) -> None:
         raise ValueError("y must have shape (T, K), with T as of x and K = output_size(net)")
     if state.shape[0] != net.L or state.shape[1] != rows or state.shape[2] != net.H:
         raise ValueError("state must have shape (L, S, H), as that of zero_state")
-    size = y.size * y.itemsize
-    if overlap(address(y), size, address(state), state.size * y.itemsize):
-        raise ValueError("y must not overlap state")
+    ours, item = state.size * state.itemsize, x.itemsize
     for t in range(x.shape[0]):
         at = address(x) + t * x.strides[0]
-        if not apart(address(y), size, at, x.shape[1], x.strides[1], y.itemsize):
-            raise ValueError("y must not overlap x")
-        if not apart(address(state), state.size * y.itemsize, at, x.shape[1], x.strides[1], y.itemsize):
-            raise ValueError("x must not overlap state")
+        require_apart(at, x.shape[1], x.strides[1], address(state), ours, address(y), y.size * item, item)
     for t in range(x.shape[0]):
         step_of_one(net, address(x) + t * x.strides[0], x.strides[1], address(state), address(y) + t * y.strides[0])
 

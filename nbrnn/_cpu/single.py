@@ -200,7 +200,13 @@ def overlap(a, a_bytes, b, b_bytes):
 
 
 @kernel(inline=True)
-def apart(y, y_bytes, x, n, stride, item):
-    """Whether y has no byte in common with n numbers that begin at x."""
+def require_apart(x, n, stride, state, state_bytes, y, y_bytes, item):
+    """Raise if n numbers that begin at x, a state and y have a byte in common."""
     reach = (n - 1) * stride
-    return not overlap(y, y_bytes, x + min(reach, 0), abs(reach) + item)
+    start, size = x + min(reach, 0), abs(reach) + item
+    if overlap(y, y_bytes, state, state_bytes):
+        raise ValueError("y must not overlap state")
+    if overlap(y, y_bytes, start, size):
+        raise ValueError("y must not overlap x")
+    if overlap(state, state_bytes, start, size):
+        raise ValueError("x must not overlap state")
