@@ -38,8 +38,8 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
-        "__init__", "isa", "exponential", "emit", "rows", "tiles", "packing", "steps", "schedule", "activation",
-        "dropout", "forward", "backward", "gradients", "single", "unit",
+        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "packing", "steps",
+        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_engine": ["__init__", "batch", "chain", "stack"],
 }  # fmt: skip

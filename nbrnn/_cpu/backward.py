@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from .._kernel import kernel
 from .rows import add_row, address, row_address, zero_row
-from .schedule import cut, gather, running, scatter
-from .steps import carry, cell_backward, unproject
+from .schedule import among, cut, gather, own, running, scatter
+from .steps import carry, cell_backward, columns_back, is_projected, unproject
+from .team import assemble, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def backward(net, when, dy, dh, dc, saved, h_work, c_work, m_work):
+def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
     """Take the steps of ``forward`` back, from the last one run to the first.
 
     Parameters
     ----------
+    seat, team : as for ``forward``
     net : network (backward buffer)
     when : When
     dy : (steps, B, K) gradient for y, contiguous in the inner axis; or (steps, B, 0), which means zero
@@ -23,32 +25,57 @@ def backward(net, when, dy, dh, dc, saved, h_work, c_work, m_work):
         What ``forward`` kept; its first S slots become the gradients of the sums.
     h_work, c_work, m_work : workspaces (B, Kp), (B, E * Hp), (B, Mp), of zeros
     """
+    if seat.members == 0:
+        seat = assemble(team, offer())
     steps = dy.shape[0]
     K, H = net.K, net.H
     item = saved.itemsize
     h_row, c_row = h_work.shape[1] * item, c_work.shape[1] * item
-    at_h, at_c, at_m = address(h_work), address(c_work), address(m_work)
 
-    gather(when, dh, K, h_work)
-    gather(when, dc, H, c_work)
-    n = 0
-    row = saved.shape[0]
+    group, groups, place, size = seats(seat, team.abreast)
+    if group == groups:
+        return  # one too many
+    friends, times = group * size, nought()
+    when = among(when, steps, group, groups)
+    mine = columns_back(net, place, size)
+
+    at_h, at_c = address(h_work) + when.first * h_row, address(c_work) + when.first * c_row
+    at_m = address(m_work) + when.first * m_work.shape[1] * item
+
+    if place == 0:
+        gather(when, dh, K, h_work)
+        gather(when, dc, H, c_work)
+    times = meet(seat, friends, size, times)
+    running_now, row = nought(), saved.shape[0]
     for s in range(steps - 1, -1, -1):
         now = steps - 1 - s if when.reverse else s
-        n = running(when, when.t0 + now, n)
-        row -= n
-        at_saved = row_address(saved, row)
+        running_now = running(when, when.t0 + now, running_now)
+        n = own(when, running_now)
+        row -= running_now
+        at_saved = row_address(saved, row + when.first)
         if dy.shape[2] > 0:
+            at_dy = address(dy) + now * dy.strides[0] + mine.h * item
             for i in range(n):
-                dy_row = address(dy) + now * dy.strides[0] + when.order[i] * dy.strides[1]
-                add_row(net, at_h + i * h_row, dy_row, K)
-        unproject(net, n, at_h, at_saved, at_m)
-        cell_backward(net, n, at_h, at_m, at_c, at_saved)
-        carry(net, n, at_saved, at_h)
+                add_row(
+                    net,
+                    at_h + i * h_row + mine.h * item,
+                    at_dy + when.order[when.first + i] * dy.strides[1],
+                    mine.h_count,
+                )
+        if is_projected(net):
+            times = meet(seat, friends, size, times)
+            unproject(net, n, mine.h, mine.h_count, at_h, at_saved, mine.c, mine.c_count, at_m)
+        cell_backward(net, mine.c, mine.c_count, n, at_h, at_m, at_c, at_saved)
+        times = meet(seat, friends, size, times)
+        carry(net, mine.h, mine.h_count, n, at_saved, at_h)
         for i in range(n):
-            if cut(when, when.t0 + now, i):
-                zero_row(net, at_h + i * h_row, K)
-                zero_row(net, at_c + i * c_row, c_work.shape[1])
+            if cut(when, when.t0 + now, when.first + i):
+                zero_row(net, at_h + i * h_row + mine.h * item, mine.h_count)
+                for q in range(mine.pieces):
+                    zero_row(net, at_c + i * c_row + (q * mine.slot + mine.c) * item, mine.c_count)
 
-    scatter(when, h_work, K, dh)
-    scatter(when, c_work, H, dc)
+    times = meet(seat, friends, size, times)
+    if place == 0:
+        scatter(when, h_work, K, dh)
+        scatter(when, c_work, H, dc)
+    part_ways(seat)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from .._kernel import kernel
 from .rows import address, copy_row, row_address, zero_row
-from .schedule import cut, gather, running, scatter, steps_done
-from .steps import project, step
+from .schedule import among, cut, gather, own, running, scatter, steps_done
+from .steps import columns_of_step, is_projected, project, step
+from .team import assemble, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def forward(net, when, x, y, h, c, saved, h_work, c_work, m_work, xs):
+def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs):
     """Run a stretch of time of one layer and direction.
 
     Parameters
     ----------
+    seat : Seat
+        ``CALLER``; that of a member, when it is called once more for each of them.
+    team : Team
     net : network (forward buffer)
     when : When
     x, y : (steps, B, I) inputs and (steps, B, K) outputs, contiguous in the inner axis; y is written, 0 past a
@@ -22,41 +26,67 @@ def forward(net, when, x, y, h, c, saved, h_work, c_work, m_work, xs):
     c : (B, E * H) what else the cell carries, before and after
     saved : (rows, slots * Hp) or None
         One row for each step of each sequence, in the order they are run.
-    h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (B,) for addresses
+    h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (members abreast, B) for
+        addresses
     """
+    if seat.members == 0:
+        seat = assemble(team, offer())
     steps, batch, _ = x.shape
     K, H = net.K, net.H
     item = x.itemsize
     h_row, c_row = h_work.shape[2] * item, c_work.shape[1] * item
-    here, there = address(h_work), address(h_work) + batch * h_row
-    at_c, at_m, at_xs = address(c_work), address(m_work), address(xs)
 
-    gather(when, h, K, h_work[0])
-    gather(when, h, K, h_work[1])
-    gather(when, c, H, c_work)
-    n = 0
-    kept = 0
+    group, groups, place, size = seats(seat, min(team.abreast, xs.shape[0]))
+    if group == groups:
+        return  # one too many
+    friends, times = group * size, nought()
+    when = among(when, steps, group, groups)
+    mine = columns_of_step(net, place, size)
+
+    here, there = address(h_work) + when.first * h_row, address(h_work) + (batch + when.first) * h_row
+    at_c, at_m = address(c_work) + when.first * c_row, address(m_work) + when.first * m_work.shape[1] * item
+    table = xs[place, when.first :]
+
+    if place == 0:
+        gather(when, h, K, h_work[0])
+        gather(when, h, K, h_work[1])
+        gather(when, c, H, c_work)
+    times = meet(seat, friends, size, times)
+    running_now, kept = nought(), 0
     for s in range(steps):
         now = steps - 1 - s if when.reverse else s
-        n = running(when, when.t0 + now, n)
-        for i in range(n, batch):
-            zero_row(net, address(y) + now * y.strides[0] + when.order[i] * y.strides[1], K)
+        running_now = running(when, when.t0 + now, running_now)
+        n = own(when, running_now)
+        at_y = address(y) + now * y.strides[0] + mine.h * item
+        for i in range(n, when.last - when.first):
+            zero_row(net, at_y + when.order[when.first + i] * y.strides[1], mine.h_count)
+        was_cut = False
         for i in range(n):
-            xs[i] = address(x) + now * x.strides[0] + when.order[i] * x.strides[1]
-            if cut(when, when.t0 + now, i):
-                zero_row(net, here + i * h_row, K)
-                zero_row(net, at_c + i * c_row, c_work.shape[1])
-        at_saved = row_address(saved, kept)
-        step(net, n, at_xs, here, there, at_c, at_m, at_saved)
-        project(net, n, at_m, at_saved, there)
-        kept += n
+            table[i] = address(x) + now * x.strides[0] + when.order[when.first + i] * x.strides[1]
+            if cut(when, when.t0 + now, when.first + i):
+                was_cut = True
+                zero_row(net, here + i * h_row + mine.h * item, mine.h_count)
+                for q in range(mine.pieces):
+                    zero_row(net, at_c + i * c_row + (q * mine.slot + mine.c) * item, mine.c_count)
+        if was_cut:
+            times = meet(seat, friends, size, times)
+        at_saved = row_address(saved, kept + when.first)
+        step(net, mine.c, mine.c_count, n, address(table), here, there, at_c, at_m, at_saved)
+        if is_projected(net):
+            times = meet(seat, friends, size, times)
+            project(net, mine.h, mine.h_count, n, at_m, at_saved, there)
+        kept += running_now
         for i in range(n):
-            copy_row(net, address(y) + now * y.strides[0] + when.order[i] * y.strides[1], there + i * h_row, K)
+            to, new_h = at_y + when.order[when.first + i] * y.strides[1], there + i * h_row + mine.h * item
+            copy_row(net, to, new_h, mine.h_count)
+        times = meet(seat, friends, size, times)
         here, there = there, here
 
-    for i in range(batch):
-        # The two buffers have changed places since a sequence ended: its last h stands where it was written then.
-        if (steps if when.reverse else steps_done(when, i, steps)) % 2 == 1:
-            copy_row(net, address(h_work) + i * h_row, address(h_work) + (batch + i) * h_row, K)
-    scatter(when, h_work[0], K, h)
-    scatter(when, c_work, H, c)
+    if place == 0:
+        for i in range(when.first, when.last):
+            # The two buffers have changed places since a sequence ended: its last h stands where it was written then.
+            if (steps if when.reverse else steps_done(when, i, steps)) % 2 == 1:
+                copy_row(net, address(h_work) + i * h_row, address(h_work) + (batch + i) * h_row, K)
+        scatter(when, h_work[0], K, h)
+        scatter(when, c_work, H, c)
+    part_ways(seat)

@@ -12,6 +12,7 @@ from .._kernel import kernel
 from . import tiles
 from .rows import add_row, address, copy_row, primitive, spread_row
 from .schedule import cut, first_step, running
+from .team import assemble, nought, offer, part_ways, share
 
 NV = tiles.NV
 
@@ -46,7 +47,9 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces: four tables of CHUNK addresses, rows of dx, slabs (vectors, CHUNK, W) and (CHUNK, W), sums, zeros."""
+    """Workspaces, the first five for each member: four tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
+    (vectors, CHUNK, W) and (CHUNK, W), sums, and zeros (K,).
+    """
 
     tables: Any
     dx: Any
@@ -69,6 +72,7 @@ def dx_rows(e, panels, n, dsums, out, out_stride):
         panels.slot,
         panels.H,
         panels.w,
+        e.integer(0),
         panels.I,
         e.ptr(out),
         out_stride,
@@ -83,16 +87,17 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
 
 
 @kernel
-def add_outer(panels, count, a, a_stride, width, rows, n, total, work):
-    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n.
+def add_outer(panels, mine, count, a, a_stride, width, rows, n, total, work):
+    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
 
     ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each.
     """
     item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
+    begin, end = share(width // W, mine.member, mine.members)
     for r in range(count):
         spread_row(panels, slabs + r * W * item, step, rows[r], n)
-    for m in range(0, width, W):
+    for m in range(begin * W, end * W, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
         for k in range(0, columns, NV * W):
@@ -101,33 +106,40 @@ def add_outer(panels, count, a, a_stride, width, rows, n, total, work):
 
 
 @kernel
-def add_chunk(panels, saved, first, count, add, totals, work):
-    """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables."""
+def add_chunk(panels, mine, saved, first, count, add, totals, work):
+    """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
+
+    A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
+    don't depend on the number of members.
+    """
     xs, hs, ms, dxs = work.tables[0], work.tables[1], work.tables[2], work.tables[3]
     item, stride, slot = saved.itemsize, saved.strides[0], panels.slot * saved.itemsize
     at = address(saved) + first * stride
 
-    dx_rows(panels, count, at, address(work.dx), work.dx.shape[1])
-    for r in range(count):
-        row = address(work.dx) + r * work.dx.shape[1] * item
+    begin, end = share(count, mine.member, mine.members)
+    dx_rows(panels, end - begin, at + begin * stride, address(work.dx), work.dx.shape[1])
+    for r in range(begin, end):
+        row = address(work.dx) + (r - begin) * work.dx.shape[1] * item
         if add:
             add_row(panels, dxs[r], row, panels.I)
         else:
             copy_row(panels, dxs[r], row, panels.I)
 
     width = panels.gates * panels.slot
-    add_outer(panels, count, at, stride, width, xs, panels.I, totals.w_ih, work)
+    add_outer(panels, mine, count, at, stride, width, xs, panels.I, totals.w_ih, work)
     hidden = at + (panels.sums - panels.gates) * slot
-    add_outer(panels, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
+    add_outer(panels, mine, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
     if panels.projected:
-        add_outer(panels, count, at + stride - slot, stride, totals.w_hr.shape[1], ms, panels.H, totals.w_hr, work)
+        to, height = totals.w_hr, totals.w_hr.shape[1]
+        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, panels.H, to, work)
 
     # A chunk is summed by itself first, as in ``outer``.
-    work.bias[:] = 0
+    begin, end = share(work.bias.size, mine.member, mine.members)
+    work.bias[begin:end] = 0
     for r in range(first, first + count):
-        for m in range(work.bias.size):
+        for m in range(begin, end):
             work.bias[m] += saved[r, m]
-    for m in range(work.bias.size):
+    for m in range(begin, end):
         total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
         new = total + more
         left = more - (new - total)
@@ -136,26 +148,31 @@ def add_chunk(panels, saved, first, count, add, totals, work):
 
 
 @kernel
-def gradients(panels, when, x, y, h, dx, add, saved, totals, work):
-    """Add the steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
+def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved, totals, rooms):
+    """Add steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
 
     Parameters
     ----------
+    seat, team : as for ``forward``
     panels : Panels
     when : When
+    begin, end : steps [begin, end) in the order they were run
+    row : where those begin in ``saved``
     x, y : (steps, B, I), (steps, B, K) of the forward run, contiguous in the inner axis
     h : (B, K) the state it began with
     dx : (steps, B, I), for running sequences written or, with ``add``, added to
     saved : as ``backward`` left it
     totals : Totals, added to
-    work : Work
+    rooms : Work, with rooms for so many members
     """
+    if seat.members == 0:
+        seat = assemble(team, offer())
     steps = x.shape[0]
     item, stride = saved.itemsize, saved.strides[0]
-    n = 0
-    row = 0
-    filled = 0
-    for s in range(steps):
+    q = seat.member
+    work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.slab[q], rooms.bias[q], rooms.zeros)
+    n, filled = nought(), nought()
+    for s in range(begin, end):
         now = steps - 1 - s if when.reverse else s
         t = when.t0 + now
         n = running(when, t, n)
@@ -173,6 +190,9 @@ def gradients(panels, when, x, y, h, dx, add, saved, totals, work):
             work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
             filled += 1
             row += 1
-            if filled == CHUNK or row == saved.shape[0]:
-                add_chunk(panels, saved, row - filled, filled, add, totals, work)
+            if filled == CHUNK:
+                add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
                 filled = 0
+    if filled > 0:
+        add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
+    part_ways(seat)

@@ -16,6 +16,8 @@ class When(NamedTuple):
     """
 
     t0: int  #: time of the first row of x and y
+    first: int  #: sequences [first, last) of that order are looked at
+    last: int
     reverse: bool  #: whether time runs backward
     lengths: Any  #: (B,) int64, falling
     order: Any  #: (B,) int64
@@ -33,15 +35,39 @@ def running(when, t, n):
 
 
 @kernel
-def first_step(when, t, i, steps):
-    """Whether time t is the first that sequence i runs in the stretch of so many steps."""
-    return t == (min(when.lengths[i], when.t0 + steps) - 1 if when.reverse else when.t0)
+def own(when, n):
+    """How many of the sequences looked at are among the first n."""
+    return min(max(n - when.first, 0), when.last - when.first)
 
 
 @kernel
 def steps_done(when, i, steps):
     """How many of the stretch's steps lie within sequence i."""
     return min(max(when.lengths[i] - when.t0, 0), steps)
+
+
+@kernel
+def among(when, steps, part, parts):
+    """The same for one of so many parts of the sequences, all with about as many steps to do."""
+    if parts == 1:
+        return when
+    # Each sequence goes to the part that its middle falls into.  One step more, so that none weighs nothing.
+    total = 0
+    for i in range(when.first, when.last):
+        total += steps_done(when, i, steps) + 1
+    first, last, done = when.first, when.first, 0
+    for i in range(when.first, when.last):
+        twice = 2 * done + steps_done(when, i, steps) + 1
+        first += twice * parts < 2 * total * part
+        last += twice * parts < 2 * total * (part + 1)
+        done += steps_done(when, i, steps) + 1
+    return When(when.t0, first, last, when.reverse, when.lengths, when.order, when.resets)
+
+
+@kernel
+def first_step(when, t, i, steps):
+    """Whether time t is the first that sequence i runs in the stretch of so many steps."""
+    return t == (min(when.lengths[i], when.t0 + steps) - 1 if when.reverse else when.t0)
 
 
 @kernel
@@ -58,7 +84,7 @@ def cut(when, t, i):
 def gather(when, state, n, work):
     """Rows of a state, pieces of n numbers each, into a workspace: in our order, each piece padded."""
     pieces = state.shape[1] // n
-    for i in range(when.order.size):
+    for i in range(when.first, when.last):
         for q in range(pieces):
             for k in range(n):
                 work[i, q * (work.shape[1] // pieces) + k] = state[when.order[i], q * n + k]
@@ -68,7 +94,7 @@ def gather(when, state, n, work):
 def scatter(when, work, n, state):
     """The way back."""
     pieces = state.shape[1] // n
-    for i in range(when.order.size):
+    for i in range(when.first, when.last):
         for q in range(pieces):
             for k in range(n):
                 state[when.order[i], q * n + k] = work[i, q * (work.shape[1] // pieces) + k]

@@ -17,12 +17,19 @@ dc        [n][E][Hp]           gradient for c
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from numba import types
+from numba.extending import intrinsic
+
 from .._cells import Cell
+from .._kernel import kernel
 from .._nets import cell_of
 from .emit import Emit, Int, Ptr
 from .packing import Sizes, block_vectors, sizes
-from .rows import NetView, primitive, stack
-from .tiles import accumulate, each_tile, product, tile_rows
+from .rows import NetView, emitter, primitive, stack
+from .team import share
+from .tiles import NV, accumulate, each_tile, product, tile_rows
 
 
 def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
@@ -34,9 +41,71 @@ def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
     return saved + z.Hp * (row * cell.slots() + slot)
 
 
+# Columns: which hidden units a member of a team has.
+
+
+class Columns(NamedTuple):
+    """A member's part of each row: whole blocks of the step, whole panels on the way back."""
+
+    h: int  #: numbers [h, h + h_count) of h
+    h_count: int
+    c: int  #: numbers [c, c + c_count) of a slot, with the padding
+    c_count: int
+    slot: int  #: numbers in a slot (Hp)
+    pieces: int  #: slots of what the cell carries beside h (E)
+
+
+@intrinsic
+def layout(typingctx, net):
+    """(U, J, Hp, Kp, Mp, NV W, E, whether h is projected) of a network."""
+
+    def emit(context, builder, signature, arguments):
+        e = emitter(builder, signature.args[0])
+        cell, z = _known(e, NetView(e, context, signature.args[0], arguments[0]))
+        numbers = (z.U, z.J, z.Hp, z.Kp, z.Mp, NV * z.W, cell.extras(), int(cell.projected))
+        return context.make_tuple(builder, signature.return_type, [e.integer(n).x for n in numbers])
+
+    return types.UniTuple(types.int64, 8)(net), emit
+
+
+@intrinsic
+def is_projected(typingctx, net):
+    """Whether h is a projection: known when code is compiled."""
+
+    def emit(context, builder, signature, arguments):
+        return context.get_constant(types.boolean, cell_of(signature.args[0]).projected)
+
+    return types.boolean(net), emit
+
+
+@kernel
+def columns_of_step(net, place, size):
+    """The columns of one of so many members, for ``step`` and ``project``."""
+    U, J, Hp, Kp, _, panel, E, projected = layout(net)
+    begin, end = share(J, place, size)
+    first, last = begin * U, min(end * U, net.K)
+    if projected:
+        first, last = share(Kp // panel, place, size)
+        first, last = first * panel, min(last * panel, net.K)
+    return Columns(first, max(last - first, 0), begin * U, (end - begin) * U, Hp, E)
+
+
+@kernel
+def columns_back(net, place, size):
+    """The same for ``unproject``, ``cell_backward`` and ``carry``."""
+    _, _, Hp, Kp, Mp, panel, E, projected = layout(net)
+    first, last = share(Kp // panel, place, size)
+    begin, end = share(Mp // panel, place, size) if projected else (first, last)
+    begin, end = min(begin * panel, Hp), min(end * panel, Hp)
+    return Columns(first * panel, max(min(last * panel, net.K) - first * panel, 0), begin, end - begin, Hp, E)
+
+
 @primitive
-def step(e, net, n, xs, h, h_new, c, m, saved):
-    """n rows of one step: sums of a few rows at a time in registers, then activations and the new state."""
+def step(e, net, first, count, n, xs, h, h_new, c, m, saved):
+    """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
+
+    Units [first, first + count), whole blocks of them.
+    """
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
     xs, h, c, w = e.ptr(xs), e.ptr(h), e.ptr(c), net.w
@@ -89,12 +158,13 @@ def step(e, net, n, xs, h, h_new, c, m, saved):
 
         each_tile(n, tile_rows(e.lanes, S * blocks), tile)
 
-    e.each(z.J, block)
+    begin = first // z.U
+    e.each(count // z.U, lambda q: block(begin + q))
 
 
 @primitive
-def project(e, net, n, m, saved, h_new):
-    """h_new = W_hr m; nothing for a cell without projection."""
+def project(e, net, first, count, n, m, saved, h_new):
+    """Numbers [first, first + count) of h_new = W_hr m, whole panels; nothing for a cell without projection."""
     cell, z = _known(e, net)
     if not cell.projected:
         return
@@ -103,30 +173,35 @@ def project(e, net, n, m, saved, h_new):
     else:
         source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
     one, zero = e.integer(1), e.integer(0)
-    product(e, n, source, stride, one, zero, net.H, net.w + z.projection, net.K, e.ptr(h_new), z.Kp, add=False)
+    panels, out = net.w + z.projection, e.ptr(h_new)
+    product(e, n, source, stride, one, zero, net.H, panels, first, count, out, z.Kp, add=False)
 
 
 @primitive
-def unproject(e, net, n, dh, saved, dm):
-    """dm = dh W_hr, keeping dh for the gradient of W_hr; nothing for a cell without projection."""
+def unproject(e, net, n, h_first, h_count, dh, saved, first, count, dm):
+    """Numbers [first, first + count) of dm = dh W_hr, whole panels; nothing for a cell without projection.
+
+    Numbers [h_first, h_first + h_count) of dh are kept for the gradient of W_hr.
+    """
     cell, z = _known(e, net)
     if not cell.projected:
         return
     dh, saved = e.ptr(dh), e.ptr(saved)
 
     def keep(i: Int) -> None:
-        to, source = _slot(saved, cell, z, i, cell.slot_projection()), dh + i * z.Kp
-        e.each(net.K, lambda k: (to + k).put_number((source + k).number()))
+        to, source = _slot(saved, cell, z, i, cell.slot_projection()) + h_first, dh + (i * z.Kp + h_first)
+        e.each(h_count, lambda k: (to + k).put_number((source + k).number()))
 
     e.each(n, keep)
     panels = net.w + z.Kp * (net.H * len(cell.gates))
-    product(e, n, dh, z.Kp, e.integer(1), e.integer(0), net.K, panels, net.H, e.ptr(dm), z.Mp, add=False)
+    one, zero = e.integer(1), e.integer(0)
+    product(e, n, dh, z.Kp, one, zero, net.K, panels, first, count, e.ptr(dm), z.Mp, add=False)
 
 
 @primitive
-def cell_backward(e, net, n, dh, dm, dc, saved):
+def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
     """From dh (or dm) and dc after the step to the gradients of the sums, in place of the values saved; dh and dc
-    become those before the step, as far as they go there directly.
+    become those before the step, as far as they go there directly.  Units [first, first + count).
     """
     cell, z = _known(e, net)
     E = cell.extras()
@@ -135,7 +210,7 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
 
     def row(i: Int) -> None:
         def vector(b: Int) -> None:
-            column = b * e.W
+            column = first + b * e.W
             at_h = dh + i * stride + column
             carried = [dc + (i * E + q) * z.Hp + column for q in range(E)]
             kept = [_slot(saved, cell, z, i, q) + column for q in range(cell.slots_of_step())]
@@ -148,28 +223,19 @@ def cell_backward(e, net, n, dh, dm, dc, saved):
                 p.store(value)
             at_h.store(direct)
 
-        e.each(z.Hp // e.W, vector)
+        e.each(count // e.W, vector)
 
     e.each(n, row)
 
 
 @primitive
-def carry(e, net, n, saved, dh):
-    """dh (+)= gradients of the sums times W_hh: the way back to the h before the step."""
+def carry(e, net, first, count, n, saved, dh):
+    """dh (+)= gradients of the sums times W_hh: the way back to the h before the step.
+
+    Numbers [first, first + count) of it, whole panels.
+    """
     cell, z = _known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
-    first = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
-    product(
-        e,
-        n,
-        first,
-        z.Hp * cell.slots(),
-        e.integer(gates),
-        z.Hp,
-        net.H,
-        net.w,
-        net.K,
-        e.ptr(dh),
-        z.Kp,
-        add=not cell.projected,
-    )
+    from_slot = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
+    stride, parts, add = z.Hp * cell.slots(), e.integer(gates), not cell.projected
+    product(e, n, from_slot, stride, parts, z.Hp, net.H, net.w, first, count, e.ptr(dh), z.Kp, add=add)

@@ -62,15 +62,16 @@ def product(
     part_stride: Int,
     depth: Int,
     panels: Ptr,
-    width: Int,
+    first: Int,
+    count: Int,
     c: Ptr,
     c_stride: Int,
     add: bool,
 ) -> None:
-    """Rows of C (+)= rows of A times a packed matrix.
+    """Rows of C (+)= rows of A times a packed matrix: numbers [first, first + count) of them, whole panels.
 
     A row of A consists of ``parts`` pieces of ``depth`` numbers, ``part_stride`` apart (the gates of one step).  The
-    packed matrix is ``[ceil(width / (NV W))][parts][depth][NV W]``; rows of C are padded to whole panels.
+    packed matrix is ``[panels][parts][depth][NV W]``; rows of C are padded to whole panels.
     """
     block = NV * e.W
     panel_size = parts * depth * block
@@ -94,7 +95,8 @@ def product(
 
         each_tile(n, tile_rows(e.lanes, NV), tile)
 
-    e.each((width + (block - 1)) // block, panel)
+    begin = first // block
+    e.each((count + (block - 1)) // block, lambda j: panel(begin + j))
 
 
 def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros
 from .._nets import net_class
 from . import backward as _backward
+from . import cost, isa, packing, workers
 from . import dropout as _dropout
 from . import forward as _forward
 from . import gradients as _gradients
-from . import isa, packing
 from .schedule import When
+from .team import CALLER, MOST, Seat, Team
 from .tiles import NV
 
 Array = NDArray[Any]
@@ -39,9 +40,9 @@ def named(cls: Any, *fields: Any) -> Any:
     return types.NamedTuple(fields, cls)
 
 
-_WHEN = named(
-    When, types.int64, types.boolean, own_array(np.int64, 1), own_array(np.int64, 1), any_array(np.dtype(np.bool_), 2)
-)
+_ORDER = own_array(np.int64, 1)
+_WHEN = named(When, *[types.int64] * 3, types.boolean, _ORDER, _ORDER, any_array(np.dtype(np.bool_), 2))
+_SEAT, _TEAM = types.NamedUniTuple(types.int64, 4, Seat), types.NamedUniTuple(types.int64, 4, Team)
 
 
 def net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
@@ -57,6 +58,8 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
     return compiled(
         _forward.forward,
         (
+            _SEAT,
+            _TEAM,
             net_type(cell, dtype, lanes),
             _WHEN,
             x,
@@ -67,7 +70,7 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
             own_array(dtype, 3),
             work,
             work,
-            own_array(np.int64, 1),
+            own_array(np.int64, 2),
         ),
     )
 
@@ -78,7 +81,7 @@ def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lane
     state, work = any_array(dtype, 2, False), own_array(dtype, 2)
     return compiled(
         _backward.backward,
-        (net_type(cell, dtype, lanes), _WHEN, any_array(dtype, 3), state, state, work, work, work, work),
+        (_SEAT, _TEAM, net_type(cell, dtype, lanes), _WHEN, any_array(dtype, 3), state, state, work, work, work, work),
     )
 
 
@@ -90,18 +93,12 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
     sums = own_array(dtype, 3)
     totals = named(_gradients.Totals, sums, sums, sums, work)
-    rooms = named(
-        _gradients.Work,
-        own_array(np.int64, 2),
-        work,
-        own_array(dtype, 3),
-        work,
-        own_array(dtype, 1),
-        own_array(dtype, 1),
-    )
+    tables, zeros = own_array(np.int64, 3), own_array(dtype, 1)
+    rooms = named(_gradients.Work, tables, sums, own_array(dtype, 4), sums, work, zeros)
+    steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 3, False)
     return compiled(
         _gradients.gradients,
-        (panels, _WHEN, x, x, any_array(dtype, 2), any_array(dtype, 3, False), types.boolean, work, totals, rooms),
+        (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, dx, types.boolean, work, totals, rooms),
     )
 
 
@@ -183,7 +180,7 @@ class Unit:
             aligned_zeros((2, batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
-            aligned((batch,), np.int64),
+            aligned((workers.most(self.sizes.J), batch), np.int64),
         )
 
     def backward_workspace(self, batch: int) -> tuple[Array, ...]:
@@ -198,38 +195,93 @@ class Unit:
     def gradients_workspace(self) -> Any:
         """For ``gradients``, of any number of sequences."""
         z, chunk = self.sizes, _gradients.CHUNK
+        members = self._plan_of_gradients(1).members
         block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
         return _gradients.Work(
-            aligned((4, chunk), np.int64),
-            aligned((chunk, packing.padded(self.I, block)), self.dtype),
-            aligned_zeros((widest // z.W, chunk, z.W), self.dtype),
-            aligned((chunk, z.W), self.dtype),
-            aligned((self.cell.sums() * z.Hp,), self.dtype),
+            aligned((members, 4, chunk), np.int64),
+            aligned((members, chunk, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
+            aligned((members, chunk, z.W), self.dtype),
+            aligned((members, self.cell.sums() * z.Hp), self.dtype),
             aligned_zeros((self.K,), self.dtype),
         )
+
+    # How work is shared, and cut into pieces between which Python looks for an interrupt.
+
+    def _work(self, inputs: int, depth: int) -> cost.Work:
+        G = len(self.cell.gates)
+        return cost.Work(G * self.H * inputs, (G + self.E) * self.H, depth, self.dtype.itemsize, self.lanes)
+
+    @functools.cached_property
+    def _work_forward(self) -> cost.Work:
+        return self._work(self.I + self.K, self.sizes.J)
+
+    @functools.cached_property
+    def _work_back(self) -> cost.Work:
+        return self._work(self.K, self.sizes.Kp // (NV * self.sizes.W))
+
+    def _plan_of_gradients(self, rows: int) -> cost.Plan:
+        work = self._work(2 * (self.I + self.K), 1)
+        return cost.plan_of_gradients(work, rows, min(workers.allowed(), MOST))
+
+    def _pieces(self, when: When, steps: int, plan: cost.Plan) -> Iterator[tuple[When, slice, slice]]:
+        """(when, steps, rows saved) of the pieces of a loop over time, in the order they are run."""
+        starts = list(range(0, steps, plan.steps))
+        for first in range(when.first, when.last, plan.rows):
+            row = 0
+            for start in reversed(starts) if when.reverse else starts:
+                count = min(plan.steps, steps - start)
+                part = when._replace(t0=when.t0 + start, first=first, last=min(first + plan.rows, when.last))
+                rows = int(np.clip(part.lengths - part.t0, 0, count).sum())
+                yield part, slice(start, start + count), slice(row, row + rows)
+                row += rows
 
     def forward(
         self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None, workspace: tuple[Array, ...]
     ) -> None:
         """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
         run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
-        out = writeable(y)
-        run(self.net, when, readable(x), out, h, c, saved, *workspace)
+        x, out = readable(x), writeable(y)
+        plan = cost.plan(self._work_forward, len(when.order), workers.allowed())
+        team = workers.team(plan, len(x))
+        if plan.holds(len(when.order), len(x)):
+            run(CALLER, team, self.net, when, x, out, h, c, saved, *workspace)
+        else:
+            for part, now, rows in self._pieces(when, len(x), plan):
+                keep = None if saved is None else saved[rows]
+                run(CALLER, team, self.net, part, x[now], out[now], h, c, keep, *workspace)
         if out is not y:
             y[...] = out
 
     def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array, workspace: tuple[Array, ...]) -> None:
         """See ``_cpu.backward.backward``."""
         run = backward_kernel(self.cell, self.dtype, self.lanes)
-        run(self.net_back, when, readable(dy), dh, dc, saved, *workspace)
+        dy = readable(dy)
+        plan = cost.plan(self._work_back, len(when.order), workers.allowed())
+        team = workers.team(plan, len(dy))
+        if plan.holds(len(when.order), len(dy)):
+            run(CALLER, team, self.net_back, when, dy, dh, dc, saved, *workspace)
+        else:
+            for part, now, rows in reversed(list(self._pieces(when, len(dy), plan))):
+                run(CALLER, team, self.net_back, part, dy[now], dh, dc, saved[rows], *workspace)
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
     ) -> None:
         """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         run = gradients_kernel(self.dtype, self.lanes)
-        run(self.panels, when, readable(x), y, h, dx, add, saved, totals, work)
+        plan, x = self._plan_of_gradients(len(when.order)), readable(x)
+        # Threads may have been allowed since the rooms were made.
+        team = workers.team(plan._replace(members=min(plan.members, len(work.tables))), len(x))
+        done = row = 0
+        while done < len(x):
+            now = min(plan.steps, len(x) - done)
+            run(CALLER, team, self.panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
+            if done + now < len(x):
+                start = len(x) - done - now if when.reverse else done
+                row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
+            done += now
 
     def new_totals(self) -> Any:
         """Zeros to sum the gradients of the weights in."""

@@ -61,7 +61,7 @@ class Batch:
 
     def when(self, t0: int, reverse: bool) -> When:
         """The stretch of time that begins at t0, for kernels."""
-        return When(t0, reverse, self.lengths, self.order, self.resets)
+        return When(t0, 0, self.size, reverse, self.lengths, self.order, self.resets)
 
     def rows(self, t0: int, steps: int) -> int:
         """Steps of sequences within [t0, t0 + steps)."""

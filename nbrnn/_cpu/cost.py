@@ -1,0 +1,101 @@
+"""How long a step takes, about, and how many threads should share it.
+
+The model is coarse on purpose.  A thread does so many multiply-adds a second as long as the weights it reads at each
+step come fast enough; it reads them once a step, however many rows there are, from its own caches or from the one
+that is shared.  Three figures follow:
+
+- how much to do at a time: a call is cut into pieces, so that Python looks for an interrupt (Ctrl-C) between them,
+- whether a call is worth another thread at all,
+- how threads share it.  With rows of their own they never wait for each other.  *Abreast*, on the same rows, each has
+  some of the hidden units, so that each core's caches hold its part of the weights; but they must meet at every step.
+
+What is chosen never changes a result: sums are formed in the same order in any case.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from . import isa
+from .isa import BITS, V128, V256, V512, Lanes
+
+#: Multiply-adds a second in one thread, in vectors; about two thirds of what processors of 2.5 GHz do at best.
+VECTORS_A_SECOND = {V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
+
+#: Bytes a second that a thread reads from its own caches, and from the shared one; and how much its own caches hold.
+OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
+
+#: Seconds: what an activation of one vector takes; for threads to meet; that a step takes in any case.
+ACTIVATION, MEETING, STEP = 6e-9, 0.4e-6, 0.1e-6
+
+#: Below this a call is not worth a second thread: finding together takes about a microsecond if the others are awake.
+WORTH_IT = 20e-6
+
+#: A further thread must save this share of the time.
+GAIN = 0.05
+
+#: Weights whose gradients make a thread's part worth the while; and rows that one reading of them serves.
+SHARE, FEW = 2**12, 64
+
+#: Seconds of work between two looks for an interrupt, as estimated: the estimate may be wrong by a factor of a few.
+PIECE = 0.05
+
+
+class Work(NamedTuple):
+    """What a step does with each row."""
+
+    numbers: int  #: weights, each used once a row
+    units: int  #: activations
+    depth: int  #: parts that the weights can be cut into
+    item: int  #: bytes of a number
+    lanes: type[Lanes]
+
+
+class Plan(NamedTuple):
+    """How a loop over time is shared and cut."""
+
+    seconds: float  #: a step in one thread
+    members: int
+    abreast: int
+    rows: int  #: sequences at a time
+    steps: int  #: and steps
+
+    def holds(self, rows: int, steps: int) -> bool:
+        """Whether so much is one piece."""
+        return rows <= self.rows and steps <= self.steps
+
+
+def step_seconds(work: Work, rows: int, abreast: int) -> float:
+    """A step of so many rows in one of the threads that share it."""
+    W = max(1, BITS[work.lanes] // (8 * work.item))
+    numbers = work.numbers / abreast
+    size = numbers * work.item
+    products = rows * numbers / W / VECTORS_A_SECOND[work.lanes]
+    reading = size / (OWN_CACHE if size < OWN_SIZE else SHARED_CACHE)
+    activations = rows * work.units / abreast / W * ACTIVATION
+    return max(products, reading) + activations + STEP + (MEETING if abreast > 1 else 0)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(work: Work, rows: int, threads: int) -> Plan:
+    """The plan for steps of so many rows with at most so many threads."""
+    alone = step_seconds(work, rows, 1)
+    best, members, abreast = alone, 1, 1
+    for m in range(2, threads + 1):
+        for side in range(1, min(m, work.depth) + 1):
+            if m % side == 0 and m // side <= rows:
+                took = step_seconds(work, -(-rows // (m // side)), side)
+                if took < (1 - GAIN) * best:
+                    best, members, abreast = took, m, side
+    at_once = rows if alone <= PIECE else max(1, int(rows * PIECE / alone))
+    return Plan(alone, members, abreast, at_once, max(1, int(PIECE / min(alone, PIECE))))
+
+
+def plan_of_gradients(work: Work, rows: int, threads: int) -> Plan:
+    """The same for the gradients of the weights: each member has a part of every matrix, and none waits for another.
+
+    Where a call is cut doesn't depend on the number of threads: the last bits of a sum depend on that.
+    """
+    seconds = max(1, rows) * step_seconds(work, FEW, 1) / FEW
+    return Plan(seconds, max(1, min(threads, work.numbers // SHARE)), 1, rows, max(1, int(PIECE / seconds)))

@@ -1,0 +1,42 @@
+"""Calls shared by threads: the same bits as alone, whatever else is going on in the process."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.cases import KINDS, cases, examples
+from tests.teams import TEAMS, forced
+
+
+def results(case):
+    y, h, c, grads = case.train(rng=case.seed)
+    inferred, _ = case.layer(case.user(case.x), **case.arguments())
+    return [a for a in (y, h, c, grads.x, *case.split(grads.state), grads.flat, inferred) if a is not None]
+
+
+@examples(2)
+@given(
+    cases(kind=st.sampled_from(KINDS), T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 70)),
+    st.sampled_from(TEAMS),
+)
+def test_the_bits_are_those_of_one_thread(case, team):
+    wanted = results(case)
+    with forced(*team):
+        got = results(case)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@examples(1)
+@given(
+    cases(T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 40)),
+    st.sampled_from([(1, 1), *TEAMS]),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_calls_cut_into_pieces_give_the_same_bits(case, team, rows, steps):
+    wanted = results(case)
+    with forced(*team, rows=rows, steps=steps):
+        got = results(case)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
