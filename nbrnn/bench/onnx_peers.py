@@ -29,27 +29,26 @@ def onnxruntime(problem: Problem, threads: Sequence[int]) -> list[Contender]:
     """ONNX Runtime, once for each number of threads."""
     inputs = _inputs(problem)
     made = model(problem)
-    try:
-        sessions = {n: _session(made, n) for n in threads}
-        sessions[threads[0]].run(None, inputs)
-    except Exception as error:
-        if problem.line.dtype == "float64":
-            raise Unsupported("float32 only") from error
-        raise
-    return [
-        Contender("onnxruntime", n, functools.partial(session.run, None, inputs), _read)
-        for n, session in sessions.items()
-    ]
+    runs = {n: functools.partial(_session(problem, made, n, inputs).run, None, inputs) for n in threads}
+    return [Contender("onnxruntime", n, run, _read) for n, run in runs.items()]
 
 
-def _session(made: Any, threads: int) -> Any:
+def _session(problem: Problem, made: Any, threads: int, inputs: dict[str, Array]) -> Any:
+    """A session that has run once."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong arrives as an exception
-    return onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session.run(None, inputs)
+    except Exception as error:
+        if problem.line.dtype == "float64":  # some versions have no such kernels, and say so in several ways
+            raise Unsupported("float32 only") from error
+        raise
+    return session
 
 
 def openvino(problem: Problem, threads: Sequence[int]) -> list[Contender]:
@@ -87,9 +86,9 @@ def _request(problem: Problem, made: Any, threads: int) -> tuple[Any, list[Array
 
 def onnxruntime_step(problem: Problem) -> Step:
     """A session of one step, on one thread."""
-    session = _session(model(problem, stateful=True), 1)
-    names = [i.name for i in session.get_inputs()]
-    state = [np.zeros_like(s) for s in problem.states]
+    names, state = ["x", "h", "c"][: 1 + len(problem.states)], [np.zeros_like(s) for s in problem.states]
+    first = dict(zip(names, [problem.x, *state], strict=True))
+    session = _session(problem, model(problem, stateful=True), 1, first)
 
     def run(x: Array, out: Array) -> Any:
         nonlocal state
