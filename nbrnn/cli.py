@@ -24,11 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--no-progress", action="store_true", help="show no progress bar")
     commands.add_parser("info", help="versions and what this machine offers")
+    from .bench import command as benchmark
+
+    benchmark.add_arguments(commands.add_parser("bench", help="how fast this machine, nbrnn and installed peers are"))
     given = parser.parse_args(arguments)
     if given.command == "demo":
         from . import demo as demonstration
 
         demonstration.run(given.output, progress=not given.no_progress)
+    elif given.command == "bench":
+        benchmark.run(given)
     else:
         print(info())
     return 0

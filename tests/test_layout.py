@@ -28,7 +28,7 @@ FLOORS = [
     ["layers"],
     ["cells", "networks", "losses", "optim"],
     ["training"],
-    ["demo"],
+    ["demo", "bench"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -42,6 +42,10 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_engine": ["__init__", "batch", "chain", "stack"],
+    "bench": [
+        "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
+        "peers", "machine", "compare", "steps", "report", "command",
+    ],
 }  # fmt: skip
 
 
@@ -115,7 +119,9 @@ def test_optional_packages_are_imported_where_they_are_used():
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
         }
-        assert top.isdisjoint({"scipy", "matplotlib", "tqdm", "torch"}), path
+        assert top.isdisjoint(
+            {"scipy", "matplotlib", "tqdm", "torch", "onnx", "onnxruntime", "openvino", "jax", "keras"}
+        ), path
 
 
 def test_public_names_are_documented():
