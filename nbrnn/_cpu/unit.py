@@ -242,42 +242,43 @@ class Unit:
     ) -> None:
         """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
         run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
-        x, out = readable(x), writeable(y)
+        net, x, out = self.net, readable(x), writeable(y)
         plan = cost.plan(self._work_forward, len(when.order), workers.allowed())
         team = workers.team(plan, len(x))
         if plan.holds(len(when.order), len(x)):
-            run(CALLER, team, self.net, when, x, out, h, c, saved, *workspace)
+            run(CALLER, team, net, when, x, out, h, c, saved, *workspace)
         else:
             for part, now, rows in self._pieces(when, len(x), plan):
                 keep = None if saved is None else saved[rows]
-                run(CALLER, team, self.net, part, x[now], out[now], h, c, keep, *workspace)
+                run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
         if out is not y:
             y[...] = out
 
     def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array, workspace: tuple[Array, ...]) -> None:
         """See ``_cpu.backward.backward``."""
         run = backward_kernel(self.cell, self.dtype, self.lanes)
-        dy = readable(dy)
+        net, dy = self.net_back, readable(dy)
         plan = cost.plan(self._work_back, len(when.order), workers.allowed())
         team = workers.team(plan, len(dy))
         if plan.holds(len(when.order), len(dy)):
-            run(CALLER, team, self.net_back, when, dy, dh, dc, saved, *workspace)
+            run(CALLER, team, net, when, dy, dh, dc, saved, *workspace)
         else:
             for part, now, rows in reversed(list(self._pieces(when, len(dy), plan))):
-                run(CALLER, team, self.net_back, part, dy[now], dh, dc, saved[rows], *workspace)
+                run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
     ) -> None:
         """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         run = gradients_kernel(self.dtype, self.lanes)
-        plan, x = self._plan_of_gradients(len(when.order)), readable(x)
+        panels, x = self.panels, readable(x)
+        plan = self._plan_of_gradients(len(when.order))
         # Threads may have been allowed since the rooms were made.
         team = workers.team(plan._replace(members=min(plan.members, len(work.tables))), len(x))
         done = row = 0
         while done < len(x):
             now = min(plan.steps, len(x) - done)
-            run(CALLER, team, self.panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
+            run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
             if done + now < len(x):
                 start = len(x) - done - now if when.reverse else done
                 row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
