@@ -42,6 +42,12 @@ SHARE, FEW = 2**12, 64
 PIECE = 0.05
 
 
+#: Inputs of several steps are multiplied at once if a step has fewer rows than the first figure and as many inputs as
+#: the second, or fewer rows than the third and weights that fill a thread's own caches: at 16 rows that saves up to a
+#: fifth.  And how many rows and bytes of sums to compute ahead at most.
+FEW_ROWS, SOME_INPUTS, MORE_ROWS, ROWS_AHEAD, BYTES_AHEAD = 4, 16, 33, 256, 2**19
+
+
 class Work(NamedTuple):
     """What a step does with each row."""
 
@@ -99,3 +105,14 @@ def plan_of_gradients(work: Work, rows: int, threads: int) -> Plan:
     """
     seconds = max(1, rows) * step_seconds(work, FEW, 1) / FEW
     return Plan(seconds, max(1, min(threads, work.numbers // SHARE)), 1, rows, max(1, int(PIECE / seconds)))
+
+
+def rows_ahead(rows: int, inputs: int, weights: int, sums: int) -> int:
+    """How many rows of sums to compute ahead, at steps of so many rows; 0: none.
+
+    ``weights`` and ``sums`` are the bytes of all weights and of a row of sums.
+    """
+    few = rows < FEW_ROWS and inputs >= SOME_INPUTS
+    large = rows < MORE_ROWS and weights > OWN_SIZE
+    ahead = max(2 * rows, min(ROWS_AHEAD, BYTES_AHEAD // sums))
+    return ahead if rows > 0 and (few or large) and ahead * sums <= 2 * BYTES_AHEAD else 0

@@ -5,12 +5,35 @@ from __future__ import annotations
 from .._kernel import kernel
 from .rows import address, copy_row, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
-from .steps import columns_of_step, is_projected, project, step
+from .steps import biases, columns_of_step, is_projected, project, step, sum_inputs
 from .team import assemble, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs):
+def list_rows(when, x, now, n, table, at):
+    """Addresses of the n rows of x at a time, into a table."""
+    for i in range(n):
+        table[at + i] = address(x) + now * x.strides[0] + when.order[when.first + i] * x.strides[1]
+
+
+@kernel
+def fill(when, x, s, rooms, running_now, table):
+    """(s', rows): rows of x for the steps [s, s'), as many as there is room for."""
+    steps, filled = x.shape[0], nought()
+    while s < steps:
+        now = steps - 1 - s if when.reverse else s
+        running_now = running(when, when.t0 + now, running_now)
+        n = own(when, running_now)
+        if filled + n > rooms:
+            break
+        list_rows(when, x, now, n, table, filled)
+        filled += n
+        s += 1
+    return s, filled
+
+
+@kernel
+def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs, ahead):
     """Run a stretch of time of one layer and direction.
 
     Parameters
@@ -26,8 +49,11 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
     c : (B, E * H) what else the cell carries, before and after
     saved : (rows, slots * Hp) or None
         One row for each step of each sequence, in the order they are run.
-    h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (members abreast, B) for
-        addresses
+    h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (members abreast, rows) for
+        addresses, with as many rows as B and ``ahead`` have
+    ahead : workspace (rows, S * Hp)
+        Room for what the inputs of several steps add to the sums, to be computed at once, if a member's sequences
+        fit in its part of it; else each step computes its own.
     """
     if seat.members == 0:
         seat = assemble(team, offer())
@@ -45,7 +71,10 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
 
     here, there = address(h_work) + when.first * h_row, address(h_work) + (batch + when.first) * h_row
     at_c, at_m = address(c_work) + when.first * c_row, address(m_work) + when.first * m_work.shape[1] * item
-    table = xs[place, when.first :]
+    rooms = ahead.shape[0] // groups
+    if steps == 1 or rooms < when.last - when.first:
+        rooms = 0
+    table = xs[place, group * rooms if rooms > 0 else when.first :]
 
     if place == 0:
         gather(when, h, K, h_work[0])
@@ -53,6 +82,8 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         gather(when, c, H, c_work)
     times = meet(seat, friends, size, times)
     running_now, kept = nought(), 0
+    start, start_stride, inputs = biases(net), 0, net.I
+    ready, done = nought(), 0
     for s in range(steps):
         now = steps - 1 - s if when.reverse else s
         running_now = running(when, when.t0 + now, running_now)
@@ -60,9 +91,19 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         at_y = address(y) + now * y.strides[0] + mine.h * item
         for i in range(n, when.last - when.first):
             zero_row(net, at_y + when.order[when.first + i] * y.strides[1], mine.h_count)
+        if rooms == 0:
+            list_rows(when, x, now, n, table, 0)
+        else:
+            if s == ready:
+                ready, filled = fill(when, x, s, rooms, running_now, table)
+                start = address(ahead) + group * rooms * ahead.strides[0]
+                sum_inputs(net, mine.c, mine.c_count, filled, address(table), start)
+                start_stride, inputs = ahead.strides[0], 0
+            else:
+                start += done * start_stride
+            done = n
         was_cut = False
         for i in range(n):
-            table[i] = address(x) + now * x.strides[0] + when.order[when.first + i] * x.strides[1]
             if cut(when, when.t0 + now, when.first + i):
                 was_cut = True
                 zero_row(net, here + i * h_row + mine.h * item, mine.h_count)
@@ -71,7 +112,8 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         if was_cut:
             times = meet(seat, friends, size, times)
         at_saved = row_address(saved, kept + when.first)
-        step(net, mine.c, mine.c_count, n, address(table), here, there, at_c, at_m, at_saved)
+        units, at_xs = (mine.c, mine.c_count), address(table)
+        step(net, *units, n, at_xs, inputs, start, start_stride, here, there, at_c, at_m, at_saved)
         if is_projected(net):
             times = meet(seat, friends, size, times)
             project(net, mine.h, mine.h_count, n, at_m, at_saved, there)

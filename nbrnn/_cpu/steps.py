@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from .._cells import Cell
 from .._kernel import kernel
 from .._nets import cell_of
-from .emit import Emit, Int, Ptr
+from .emit import I64, Emit, Int, Ptr
 from .packing import Sizes, block_vectors, sizes
 from .rows import NetView, emitter, primitive, stack
 from .team import share
@@ -101,14 +101,46 @@ def columns_back(net, place, size):
 
 
 @primitive
-def step(e, net, first, count, n, xs, h, h_new, c, m, saved):
+def sum_inputs(e, net, first, count, n, xs, to):
+    """What ``step`` can start from: the sums of n rows as far as they stem from the biases and x, for units
+    [first, first + count), whole blocks of them.
+
+    So many rows at once use each weight several times that a few rows in a step would use once.
+    """
+    cell, z = _known(e, net)
+    blocks, G, S = block_vectors(cell), len(cell.gates), cell.sums()
+    xs, to, w = e.ptr(xs), e.ptr(to), net.w
+
+    def block(j: Int) -> None:
+        bias = w + (z.bias + j * (S * z.U))
+        panel = w + (z.from_x + j * (net.I * (G * z.U)))
+
+        def tile(i: Int, size: int) -> None:
+            start = [bias.load(q * e.W) for q in range(S * blocks)]
+            rows = [xs.address_at(i + r) for r in range(size)]
+            sums = accumulate([start[: G * blocks]] * size, rows, panel, net.I)
+            for r in range(size):
+                out = to + ((i + r) * (z.J * (S * z.U)) + j * (S * z.U))
+                for q, value in enumerate(sums[r] + start[G * blocks :]):
+                    out.store(value, q * e.W)
+
+        each_tile(n, tile_rows(e.lanes, G * blocks), tile)
+
+    begin = first // z.U
+    e.each(count // z.U, lambda q: block(begin + q))
+
+
+@primitive
+def step(e, net, first, count, n, xs, inputs, start, start_stride, h, h_new, c, m, saved):
     """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
 
-    Units [first, first + count), whole blocks of them.
+    Units [first, first + count), whole blocks of them.  The sums start from the rows at ``start``, so many bytes
+    apart: those that ``sum_inputs`` has left, with ``inputs`` = 0, or the biases (``biases``), 0 apart, with
+    ``inputs`` = I.  The result is the same to the bit.
     """
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
-    xs, h, c, w = e.ptr(xs), e.ptr(h), e.ptr(c), net.w
+    xs, start, h, c, w = e.ptr(xs), e.ptr(start), e.ptr(h), e.ptr(c), net.w
     keep = None if saved is None else e.ptr(saved)
     if not cell.projected:
         out, out_stride = e.ptr(h_new), z.Kp
@@ -120,16 +152,14 @@ def step(e, net, first, count, n, xs, h, h_new, c, m, saved):
     room = stack(e, tile_rows(e.lanes, S * blocks)[0] * S * blocks * e.W)
 
     def block(j: Int) -> None:
-        bias = w + (z.bias + j * (S * z.U))
         from_x = w + (z.from_x + j * (net.I * (G * z.U)))
         from_h = w + (z.from_h + j * (net.K * (G * z.U)))
 
         def tile(i: Int, size: int) -> None:
-            start = [bias.load(q * e.W) for q in range(S * blocks)]
-            sums = [list(start) for _ in range(size)]
-            given = accumulate(
-                [s[: G * blocks] for s in sums], [xs.address_at(i + r) for r in range(size)], from_x, net.I
-            )
+            begun = [start.after((i + r) * start_stride) + j * (S * z.U) for r in range(size)]
+            sums = [[at.load(q * e.W) for q in range(S * blocks)] for at in begun]
+            rows = [xs.address_at(i + r) for r in range(size)]
+            given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs)
             sums = [g + s[G * blocks :] for g, s in zip(given, sums, strict=True)]
             split = (S - G) * blocks
             given = accumulate([s[split:] for s in sums], [h + (i + r) * z.Kp for r in range(size)], from_h, net.K)
@@ -160,6 +190,18 @@ def step(e, net, first, count, n, xs, h, h_new, c, m, saved):
 
     begin = first // z.U
     e.each(count // z.U, lambda q: block(begin + q))
+
+
+@intrinsic
+def biases(typingctx, net):
+    """Where the biases stand."""
+
+    def emit(context, builder, signature, arguments):
+        e = emitter(builder, signature.args[0])
+        net = NetView(e, context, signature.args[0], arguments[0])
+        return builder.ptrtoint((net.w + _known(e, net)[1].bias).x, I64)
+
+    return types.int64(net), emit
 
 
 @primitive

@@ -71,6 +71,7 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
             work,
             work,
             own_array(np.int64, 2),
+            work,
         ),
     )
 
@@ -175,12 +176,15 @@ class Unit:
 
     def forward_workspace(self, batch: int) -> tuple[Array, ...]:
         """For ``forward``."""
-        z = self.sizes
+        z, sums = self.sizes, self.cell.sums() * self.sizes.Hp
+        item, work = self.dtype.itemsize, self._work_forward
+        ahead = cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
         return (
             aligned_zeros((2, batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
-            aligned((workers.most(self.sizes.J), batch), np.int64),
+            aligned((workers.most(self.sizes.J), max(batch, ahead)), np.int64),
+            aligned((ahead, sums), self.dtype),
         )
 
     def backward_workspace(self, batch: int) -> tuple[Array, ...]:
