@@ -67,7 +67,7 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
             unproject(net, n, mine.h, mine.h_count, at_h, at_saved, mine.c, mine.c_count, at_m)
         cell_backward(net, mine.c, mine.c_count, n, at_h, at_m, at_c, at_saved)
         times = meet(seat, friends, size, times)
-        carry(net, mine.h, mine.h_count, n, at_saved, at_h)
+        carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h)
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
                 zero_row(net, at_h + i * h_row + mine.h * item, mine.h_count)

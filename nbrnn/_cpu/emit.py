@@ -153,6 +153,9 @@ class Int:
         """Of a number that is not negative."""
         return Int(self.e, self.e.b.urem(self.x, I64(other)))
 
+    def __rsub__(self, other: int) -> Int:
+        return self.e.integer(other) - self
+
     __radd__, __rmul__ = __add__, __mul__
 
     def at_most(self, bound: int) -> Int:

@@ -113,7 +113,7 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
             times = meet(seat, friends, size, times)
         at_saved = row_address(saved, kept + when.first)
         units, at_xs = (mine.c, mine.c_count), address(table)
-        step(net, *units, n, at_xs, inputs, start, start_stride, here, there, at_c, at_m, at_saved)
+        step(net, *units, s & 1, n, at_xs, inputs, start, start_stride, here, there, at_c, at_m, at_saved)
         if is_projected(net):
             times = meet(seat, friends, size, times)
             project(net, mine.h, mine.h_count, n, at_m, at_saved, there)

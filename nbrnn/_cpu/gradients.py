@@ -74,6 +74,7 @@ def dx_rows(e, panels, n, dsums, out, out_stride):
         panels.w,
         e.integer(0),
         panels.I,
+        e.integer(0),
         e.ptr(out),
         out_stride,
         add=False,

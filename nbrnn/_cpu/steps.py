@@ -29,7 +29,7 @@ from .emit import I64, Emit, Int, Ptr
 from .packing import Sizes, block_vectors, sizes
 from .rows import NetView, emitter, primitive, stack
 from .team import share
-from .tiles import NV, accumulate, each_tile, product, tile_rows
+from .tiles import NV, accumulate, each_in_turn, each_tile, product, tile_rows
 
 
 def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
@@ -126,17 +126,16 @@ def sum_inputs(e, net, first, count, n, xs, to):
 
         each_tile(n, tile_rows(e.lanes, G * blocks), tile)
 
-    begin = first // z.U
-    e.each(count // z.U, lambda q: block(begin + q))
+    each_in_turn(first // z.U, count // z.U, e.integer(0), block)
 
 
 @primitive
-def step(e, net, first, count, n, xs, inputs, start, start_stride, h, h_new, c, m, saved):
+def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, h_new, c, m, saved):
     """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
 
-    Units [first, first + count), whole blocks of them.  The sums start from the rows at ``start``, so many bytes
-    apart: those that ``sum_inputs`` has left, with ``inputs`` = 0, or the biases (``biases``), 0 apart, with
-    ``inputs`` = I.  The result is the same to the bit.
+    Units [first, first + count), whole blocks of them; ``down``: 1 to begin with the last.  The sums start from the
+    rows at ``start``, so many bytes apart: those that ``sum_inputs`` has left, with ``inputs`` = 0, or the biases
+    (``biases``), 0 apart, with ``inputs`` = I.  The result is the same to the bit.
     """
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
@@ -188,8 +187,7 @@ def step(e, net, first, count, n, xs, inputs, start, start_stride, h, h_new, c, 
 
         each_tile(n, tile_rows(e.lanes, S * blocks), tile)
 
-    begin = first // z.U
-    e.each(count // z.U, lambda q: block(begin + q))
+    each_in_turn(first // z.U, count // z.U, down, block)
 
 
 @intrinsic
@@ -216,7 +214,7 @@ def project(e, net, first, count, n, m, saved, h_new):
         source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
     one, zero = e.integer(1), e.integer(0)
     panels, out = net.w + z.projection, e.ptr(h_new)
-    product(e, n, source, stride, one, zero, net.H, panels, first, count, out, z.Kp, add=False)
+    product(e, n, source, stride, one, zero, net.H, panels, first, count, zero, out, z.Kp, add=False)
 
 
 @primitive
@@ -237,7 +235,7 @@ def unproject(e, net, n, h_first, h_count, dh, saved, first, count, dm):
     e.each(n, keep)
     panels = net.w + z.Kp * (net.H * len(cell.gates))
     one, zero = e.integer(1), e.integer(0)
-    product(e, n, dh, z.Kp, one, zero, net.K, panels, first, count, e.ptr(dm), z.Mp, add=False)
+    product(e, n, dh, z.Kp, one, zero, net.K, panels, first, count, zero, e.ptr(dm), z.Mp, add=False)
 
 
 @primitive
@@ -271,13 +269,13 @@ def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
 
 
 @primitive
-def carry(e, net, first, count, n, saved, dh):
+def carry(e, net, first, count, down, n, saved, dh):
     """dh (+)= gradients of the sums times W_hh: the way back to the h before the step.
 
-    Numbers [first, first + count) of it, whole panels.
+    Numbers [first, first + count) of it, whole panels; ``down``: 1 to begin with the last.
     """
     cell, z = _known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
     from_slot = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
     stride, parts, add = z.Hp * cell.slots(), e.integer(gates), not cell.projected
-    product(e, n, from_slot, stride, parts, z.Hp, net.H, net.w, first, count, e.ptr(dh), z.Kp, add=add)
+    product(e, n, from_slot, stride, parts, z.Hp, net.H, net.w, first, count, down, e.ptr(dh), z.Kp, add=add)

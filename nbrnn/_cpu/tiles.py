@@ -34,6 +34,15 @@ def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) ->
         start = start + count * size
 
 
+def each_in_turn(first: Int, count: Int, down: Int, body: Callable[[Int], None]) -> None:
+    """``body(i)`` for i in [first, first + count), from the last to the first if ``down`` is 1.
+
+    Loops over steps take panels up and down in turn: what was read last is still in the caches.
+    """
+    start, stride = first + down * (count - 1), 1 - down * 2
+    first.e.each(count, lambda q: body(start + q * stride))
+
+
 Sums = list[list[Vec]]
 
 
@@ -64,6 +73,7 @@ def product(
     panels: Ptr,
     first: Int,
     count: Int,
+    down: Int,
     c: Ptr,
     c_stride: Int,
     add: bool,
@@ -95,8 +105,7 @@ def product(
 
         each_tile(n, tile_rows(e.lanes, NV), tile)
 
-    begin = first // block
-    e.each((count + (block - 1)) // block, lambda j: panel(begin + j))
+    each_in_turn(first // block, (count + (block - 1)) // block, down, panel)
 
 
 def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int) -> None:
