@@ -252,8 +252,11 @@ def part_ways(seat):
 
 @kernel
 def serve(desk, most):
-    """Take part in jobs, until that many looks in a row have found none (0: for ever).  A worker's life."""
-    looks = nought()
+    """Take part in jobs, until that many looks in a row have found none (0: for ever).  A worker's life.
+
+    How many those were.
+    """
+    looks, served = nought(), nought()
     while looks < most or most == 0:
         door = look(desk + DOOR * LINE)
         came = (door & (1 << SHIFT) - 1) >> 1
@@ -268,6 +271,8 @@ def serve(desk, most):
         call_job(look(desk + JOB * LINE), look(desk + GIVEN * LINE), Seat(desk, came + 1, members, number << 24))
         add_one(desk + DONE * LINE)
         looks = nought()
+        served += 1
+    return served
 
 
 @kernel

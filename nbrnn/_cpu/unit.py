@@ -248,13 +248,12 @@ class Unit:
         run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
         net, x, out = self.net, readable(x), writeable(y)
         plan = cost.plan(self._work_forward, len(when.order), workers.allowed())
-        team = workers.team(plan, len(x))
         if plan.holds(len(when.order), len(x)):
-            run(CALLER, team, net, when, x, out, h, c, saved, *workspace)
+            run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, saved, *workspace)
         else:
             for part, now, rows in self._pieces(when, len(x), plan):
                 keep = None if saved is None else saved[rows]
-                run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
+                run(CALLER, workers.team(plan, plan.steps), net, part, x[now], out[now], h, c, keep, *workspace)
         if out is not y:
             y[...] = out
 
@@ -263,12 +262,11 @@ class Unit:
         run = backward_kernel(self.cell, self.dtype, self.lanes)
         net, dy = self.net_back, readable(dy)
         plan = cost.plan(self._work_back, len(when.order), workers.allowed())
-        team = workers.team(plan, len(dy))
         if plan.holds(len(when.order), len(dy)):
-            run(CALLER, team, net, when, dy, dh, dc, saved, *workspace)
+            run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, saved, *workspace)
         else:
             for part, now, rows in reversed(list(self._pieces(when, len(dy), plan))):
-                run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
+                run(CALLER, workers.team(plan, plan.steps), net, part, dy[now], dh, dc, saved[rows], *workspace)
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
@@ -278,10 +276,11 @@ class Unit:
         panels, x = self.panels, readable(x)
         plan = self._plan_of_gradients(len(when.order))
         # Threads may have been allowed since the rooms were made.
-        team = workers.team(plan._replace(members=min(plan.members, len(work.tables))), len(x))
+        plan = plan._replace(members=min(plan.members, len(work.tables)))
         done = row = 0
         while done < len(x):
             now = min(plan.steps, len(x) - done)
+            team = workers.team(plan, now)
             run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
             if done + now < len(x):
                 start = len(x) - done - now if when.reverse else done

@@ -77,7 +77,11 @@ class Workers:
                     return
                 self._asleep[n] = True
             # Who looked just before that is about to open the door, and rings no bell.
-            self._serve(self.desk, looks // 4 + 1)
+            if self._serve(self.desk, looks // 4 + 1):
+                with self._lock:
+                    if self._asleep[n]:
+                        self._asleep[n] = False
+                        continue
             bell.acquire()
 
     def stop(self) -> None:
