@@ -33,10 +33,11 @@ def test_the_bits_are_those_of_one_thread(case, team):
     st.sampled_from([(1, 1), *TEAMS]),
     st.integers(1, 5),
     st.integers(1, 5),
+    st.integers(0, 2),
 )
-def test_calls_cut_into_pieces_give_the_same_bits(case, team, rows, steps):
+def test_calls_cut_into_pieces_give_the_same_bits(case, team, rows, steps, alone):
     wanted = results(case)
-    with forced(*team, rows=rows, steps=steps):
+    with forced(*team, rows, steps, alone):
         got = results(case)
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -43,8 +43,8 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
     at_m = address(m_work) + when.first * m_work.shape[1] * item
 
     if place == 0:
-        gather(when, dh, K, h_work)
-        gather(when, dc, H, c_work)
+        gather(net, when, dh, K, h_work)
+        gather(net, when, dc, H, c_work)
     times = meet(seat, friends, size, times)
     running_now, row = nought(), saved.shape[0]
     for s in range(steps - 1, -1, -1):
@@ -76,6 +76,6 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
 
     times = meet(seat, friends, size, times)
     if place == 0:
-        scatter(when, h_work, K, dh)
-        scatter(when, c_work, H, dc)
+        scatter(net, when, h_work, K, dh)
+        scatter(net, when, c_work, H, dc)
     part_ways(seat)

@@ -116,3 +116,10 @@ def rows_ahead(rows: int, inputs: int, weights: int, sums: int) -> int:
     large = rows < MORE_ROWS and weights > OWN_SIZE
     ahead = max(2 * rows, min(ROWS_AHEAD, BYTES_AHEAD // sums))
     return ahead if rows > 0 and (few or large) and ahead * sums <= 2 * BYTES_AHEAD else 0
+
+
+def cuts(plan: Plan, steps: int, first: int) -> list[int]:
+    """Steps of the pieces that so many are cut into, the first of which is given, or 0."""
+    rest = steps - first
+    whole, left = divmod(rest, plan.steps)
+    return [first] * (first > 0) + [plan.steps] * whole + [left] * (left > 0)

@@ -77,9 +77,9 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
     table = xs[place, group * rooms if rooms > 0 else when.first :]
 
     if place == 0:
-        gather(when, h, K, h_work[0])
-        gather(when, h, K, h_work[1])
-        gather(when, c, H, c_work)
+        gather(net, when, h, K, h_work[0])
+        gather(net, when, h, K, h_work[1])
+        gather(net, when, c, H, c_work)
     times = meet(seat, friends, size, times)
     running_now, kept = nought(), 0
     start, start_stride, inputs = biases(net), 0, net.I
@@ -129,6 +129,6 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
             # The two buffers have changed places since a sequence ended: its last h stands where it was written then.
             if (steps if when.reverse else steps_done(when, i, steps)) % 2 == 1:
                 copy_row(net, address(h_work) + i * h_row, address(h_work) + (batch + i) * h_row, K)
-        scatter(when, h_work[0], K, h)
-        scatter(when, c_work, H, c)
+        scatter(net, when, h_work[0], K, h)
+        scatter(net, when, c_work, H, c)
     part_ways(seat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .._kernel import kernel
+from .rows import address, copy_row
 
 
 class When(NamedTuple):
@@ -81,20 +82,22 @@ def cut(when, t, i):
 
 
 @kernel
-def gather(when, state, n, work):
+def gather(net, when, state, n, work):
     """Rows of a state, pieces of n numbers each, into a workspace: in our order, each piece padded."""
     pieces = state.shape[1] // n
+    row, room = n * work.itemsize, work.shape[1] // max(pieces, 1) * work.itemsize
     for i in range(when.first, when.last):
+        source, to = address(state) + when.order[i] * state.strides[0], address(work) + i * work.strides[0]
         for q in range(pieces):
-            for k in range(n):
-                work[i, q * (work.shape[1] // pieces) + k] = state[when.order[i], q * n + k]
+            copy_row(net, to + q * room, source + q * row, n)
 
 
 @kernel
-def scatter(when, work, n, state):
+def scatter(net, when, work, n, state):
     """The way back."""
     pieces = state.shape[1] // n
+    row, room = n * work.itemsize, work.shape[1] // max(pieces, 1) * work.itemsize
     for i in range(when.first, when.last):
+        to, source = address(state) + when.order[i] * state.strides[0], address(work) + i * work.strides[0]
         for q in range(pieces):
-            for k in range(n):
-                state[when.order[i], q * n + k] = work[i, q * (work.shape[1] // pieces) + k]
+            copy_row(net, to + q * row, source + q * room, n)

@@ -229,17 +229,16 @@ class Unit:
         work = self._work(2 * (self.I + self.K), 1)
         return cost.plan_of_gradients(work, rows, min(workers.allowed(), MOST))
 
-    def _pieces(self, when: When, steps: int, plan: cost.Plan) -> Iterator[tuple[When, slice, slice]]:
-        """(when, steps, rows saved) of the pieces of a loop over time, in the order they are run."""
-        starts = list(range(0, steps, plan.steps))
+    def _pieces(self, when: When, plan: cost.Plan, counts: list[int]) -> Iterator[tuple[When, slice, slice]]:
+        """(when, steps, rows saved) of pieces of so many steps, in the order they are run forward."""
         for first in range(when.first, when.last, plan.rows):
-            row = 0
-            for start in reversed(starts) if when.reverse else starts:
-                count = min(plan.steps, steps - start)
+            row, start = 0, sum(counts) if when.reverse else 0
+            for count in counts:
+                start -= count * when.reverse
                 part = when._replace(t0=when.t0 + start, first=first, last=min(first + plan.rows, when.last))
                 rows = int(np.clip(part.lengths - part.t0, 0, count).sum())
                 yield part, slice(start, start + count), slice(row, row + rows)
-                row += rows
+                row, start = row + rows, start + count * (not when.reverse)
 
     def forward(
         self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None, workspace: tuple[Array, ...]
@@ -248,12 +247,15 @@ class Unit:
         run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
         net, x, out = self.net, readable(x), writeable(y)
         plan = cost.plan(self._work_forward, len(when.order), workers.allowed())
-        if plan.holds(len(when.order), len(x)):
+        alone = workers.rouse(plan, len(x))
+        if alone == 0 and plan.holds(len(when.order), len(x)):
             run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, saved, *workspace)
         else:
-            for part, now, rows in self._pieces(when, len(x), plan):
+            for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
+                team = workers.team(plan, now.stop - now.start, alone)
                 keep = None if saved is None else saved[rows]
-                run(CALLER, workers.team(plan, plan.steps), net, part, x[now], out[now], h, c, keep, *workspace)
+                run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
+                alone = 0
         if out is not y:
             y[...] = out
 
@@ -262,11 +264,15 @@ class Unit:
         run = backward_kernel(self.cell, self.dtype, self.lanes)
         net, dy = self.net_back, readable(dy)
         plan = cost.plan(self._work_back, len(when.order), workers.allowed())
-        if plan.holds(len(when.order), len(dy)):
+        alone = workers.rouse(plan, len(dy))
+        if alone == 0 and plan.holds(len(when.order), len(dy)):
             run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, saved, *workspace)
         else:
-            for part, now, rows in reversed(list(self._pieces(when, len(dy), plan))):
-                run(CALLER, workers.team(plan, plan.steps), net, part, dy[now], dh, dc, saved[rows], *workspace)
+            counts = cost.cuts(plan, len(dy), alone)[::-1]
+            for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
+                team = workers.team(plan, now.stop - now.start, alone)
+                run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
+                alone = 0
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
@@ -278,8 +284,8 @@ class Unit:
         # Threads may have been allowed since the rooms were made.
         plan = plan._replace(members=min(plan.members, len(work.tables)))
         done = row = 0
-        while done < len(x):
-            now = min(plan.steps, len(x) - done)
+        # Where these are cut must not depend on threads: the last bits of a sum depend on it.
+        for now in cost.cuts(plan, len(x), 0):
             team = workers.team(plan, now)
             run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
             if done + now < len(x):

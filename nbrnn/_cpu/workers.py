@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import os
 import sys
 import threading
@@ -20,7 +21,10 @@ from . import team as _team
 from .team import LINE, MOST, WORDS, Team
 
 #: How long a worker looks for a next job before it goes to sleep, and how long a call waits for workers, in seconds.
-AWAKE, WAIT = 200e-6, 1e-3
+AWAKE, WAIT = 200e-6, 50e-6
+
+#: How long it takes to wake one; for what is not twice as long, nobody waits.
+WAKING = 200e-6
 
 
 class Workers:
@@ -44,14 +48,17 @@ class Workers:
     def team(self, wanted: int, seconds: float, abreast: int) -> Team:
         """A team for a call that would take one thread so long."""
         wanted = min(wanted, MOST)
-        if len(self._bells) < wanted - 1 or any(self._asleep[: wanted - 1]):
-            self._wake(wanted - 1)
+        self.wake(wanted)
         return Team(self.desk, wanted, int(min(WAIT, seconds / 20) / self._look) + 1, abreast)
 
-    def _wake(self, count: int) -> None:
+    def wake(self, wanted: int) -> bool:
+        """Wake (or start) the workers of a team of so many; whether any wasn't awake."""
+        count = min(wanted, MOST) - 1
+        if len(self._bells) >= count and not any(self._asleep[:count]):
+            return False
         with self._lock:
             if self._stopped:
-                return
+                return False
             for n in range(count):
                 if n == len(self._bells):
                     bell = threading.Lock()
@@ -60,13 +67,14 @@ class Workers:
                     try:
                         thread.start()
                     except RuntimeError:  # no more threads: the call goes on with those there are
-                        return
+                        return True
                     self._threads.append(thread)
                     self._bells.append(bell)
                     self._asleep.append(False)
                 elif self._asleep[n]:
                     self._asleep[n] = False
                     self._bells[n].release()
+        return True
 
     def _live(self, n: int, bell: threading.Lock) -> None:
         looks = max(1, int(AWAKE / self._look))
@@ -135,10 +143,17 @@ if hasattr(os, "register_at_fork"):
 ALONE = Team(0, 1, 0, 1)
 
 
-def team(plan: cost.Plan, steps: int) -> Team:
-    """Who shares so many steps."""
+def rouse(plan: cost.Plan, steps: int) -> int:
+    """Wake who would share so many steps; how many of those to do alone in the meantime."""
+    if plan.members == 1 or plan.seconds * steps < 2 * WAKING or not workers().wake(plan.members):
+        return 0
+    return min(steps // 2, math.ceil(WAKING / plan.seconds))
+
+
+def team(plan: cost.Plan, steps: int, alone: int = 0) -> Team:
+    """Who shares so many steps; nobody if they are to be done alone."""
     seconds = plan.seconds * steps
-    if plan.members == 1 or seconds < cost.WORTH_IT:
+    if alone > 0 or plan.members == 1 or seconds < cost.WORTH_IT:
         return ALONE
     return workers().team(plan.members, seconds, plan.abreast)
 
