@@ -15,6 +15,7 @@ from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
 from ._engine.chain import Drop, Pass
+from ._engine.rooms import Rooms
 from ._engine.stack import Record, Stack
 from ._memory import require
 from ._params import Parameters
@@ -75,6 +76,7 @@ class Recurrent(Module):
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
             self.params[name] = self._rng.uniform(-bound, bound, shape)
         self._packed: tuple[Any, Stack] | None = None
+        self._rooms = Rooms()
         self._fix()
 
     def _count(self) -> int:
@@ -112,7 +114,7 @@ class Recurrent(Module):
         key = (self._parameters.version, isa.current())
         if self._packed is None or self._packed[0] != key:
             views = {name: np.asarray(a) for name, a in self.params.items()}
-            self._packed = (key, Stack(self.cell, self._by_unit(views), self._axes.D))
+            self._packed = (key, Stack(self.cell, self._by_unit(views), self._axes.D, self._rooms))
         return self._packed[1]
 
     # What users call
@@ -356,7 +358,7 @@ class Recurrent(Module):
         return join_forward([unit.net for unit in self._stack().units])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_packed": None}
+        return super().__getstate__() | {"_packed": None, "_rooms": Rooms()}
 
 
 class RecurrentTape(Tape):

@@ -206,6 +206,7 @@ def sweep(kinds, dtype, widths, quick):
                     with team:
                         got = [run_guarded(case, guarded, at_end) for at_end in (True, False)]
                     case.layer._packed = None
+                    case.layer._rooms.clear()
                     wanted = results(case, np.empty_like(case.dy))
                 for arrays in got:
                     cases += 1
@@ -222,6 +223,7 @@ def run_guarded(case, guarded, at_end):
         for name, array in given.items():
             setattr(case, name, guarded.of(array))
         case.layer._packed = None
+        case.layer._rooms.clear()
         made = [a.copy() for a in results(case, guarded.empty(case.dy.shape, case.dtype))]
     for name, array in given.items():
         setattr(case, name, array)

@@ -41,7 +41,7 @@ INSIDE = {
         "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "packing", "steps",
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
-    "_engine": ["__init__", "batch", "chain", "stack"],
+    "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "steps", "report", "command",

@@ -83,9 +83,9 @@ def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int,
     w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
     z = sizes(cell, vector_numbers(lanes, w_ih.dtype), I, H, K)
     w = aligned((z.end,), w_ih.dtype)
-    w[z.bias : z.from_x] = _blocks(_biases(cell, weights, H), z).ravel()
-    w[z.from_x : z.from_h] = _blocks(_gates(cell.gates, cell.of_input(), w_ih, H), z).ravel()
-    w[z.from_h : z.projection] = _blocks(_gates(cell.gates, cell.of_hidden(), w_hh, H), z).ravel()
+    _blocks(_biases(cell, weights, H), z, w[z.bias : z.from_x])
+    _blocks(_gates(cell.gates, cell.of_input(), w_ih, H), z, w[z.from_x : z.from_h])
+    _blocks(_gates(cell.gates, cell.of_hidden(), w_hh, H), z, w[z.from_h : z.projection])
     if cell.projected:
         w[z.projection :] = _panels(weights["weight_hr"].T[None], z.W).ravel()
     return _net(cell, w, lanes, I, H, K)
@@ -126,6 +126,8 @@ def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, 
 
 def _gates(order: tuple[str, ...], wanted: tuple[str, ...], matrix: NDArray[Any], H: int) -> NDArray[Any]:
     """(G*H, n) to (G, H, n), gates as wanted."""
+    if order == wanted:
+        return matrix.reshape(len(order), H, -1)
     return matrix.reshape(len(order), H, -1)[[order.index(g) for g in wanted]]
 
 
@@ -139,12 +141,14 @@ def _biases(cell: type[Cell], weights: Weights, H: int) -> NDArray[Any]:
     return bias
 
 
-def _blocks(matrix: NDArray[Any], z: Sizes) -> NDArray[Any]:
+def _blocks(matrix: NDArray[Any], z: Sizes, to: NDArray[Any]) -> None:
     """(gates, H, n) to (J, n, gates, U), zeros past H."""
     gates, H, n = matrix.shape
-    full = np.zeros((gates, z.J * z.U, n), matrix.dtype)
-    full[:, :H] = matrix
-    return full.reshape(gates, z.J, z.U, n).transpose(1, 3, 0, 2)
+    blocks, whole = to.reshape(z.J, n, gates, z.U), H // z.U
+    blocks[:whole] = matrix[:, : whole * z.U].reshape(gates, whole, z.U, n).transpose(1, 3, 0, 2)
+    if whole < z.J:
+        blocks[whole] = 0
+        blocks[whole, :, :, : H % z.U] = matrix[:, whole * z.U :].transpose(2, 0, 1)
 
 
 def _panels(matrix: NDArray[Any], W: int) -> NDArray[Any]:

@@ -305,6 +305,13 @@ class Unit:
             aligned_zeros((2, self.cell.sums() * z.Hp), self.dtype),
         )
 
+    @staticmethod
+    def clear_totals(totals: Any) -> Any:
+        """Zeros again."""
+        for array in totals:
+            array.fill(0)
+        return totals
+
     def read_totals(self, totals: Any, to: Mapping[str, Array]) -> None:
         """Write gradients, named and shaped as ``weights``, from what has been summed."""
         packing.unpack(self.cell, totals, self.H, to)

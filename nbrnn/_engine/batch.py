@@ -54,7 +54,7 @@ class Batch:
             lengths = lengths[order]
         return cls(steps, size, lengths, order, _NO_RESETS if resets is None else resets)
 
-    @property
+    @functools.cached_property
     def full(self) -> bool:
         """Whether every sequence has all T steps."""
         return self.size == 0 or bool(self.lengths[-1] == self.steps)
@@ -65,4 +65,6 @@ class Batch:
 
     def rows(self, t0: int, steps: int) -> int:
         """Steps of sequences within [t0, t0 + steps)."""
+        if self.full:
+            return steps * self.size
         return int(np.clip(self.lengths - t0, 0, steps).sum())

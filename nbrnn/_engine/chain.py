@@ -7,24 +7,22 @@ a bidirectional network each layer and direction is a chain of its own.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cpu import workers
 from .._cpu.unit import Unit, dropout
 from .._memory import aligned, aligned_copy
 from .batch import Batch
+from .rooms import Rooms
 
 Array = NDArray[Any]
-
-
-#: Bytes of the largest room that is kept between calls.
-LARGEST_SPARE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +81,25 @@ class Room:
         self.between = [aligned((steps, size, u.K), u.dtype) for u in units[:-1]]
         self.saved = None if rows is None else [aligned(u.saved_shape(rows), u.dtype) for u in units]
         self.work = [u.forward_workspace(size) for u in units]
-        self.made_for = (steps, size)
-        self.size = sum(a.nbytes for a in [*self.between, *itertools.chain(*self.work)])
+        self.size = sum(a.nbytes for a in [*self.between, *(self.saved or ()), *itertools.chain(*self.work)])
+
+
+class RoomBack:
+    """Memory that the way back runs in."""
+
+    def __init__(self, units: list[Unit], steps: int, size: int) -> None:
+        self.work = [(u.backward_workspace(size), u.gradients_workspace()) for u in units]
+        self.between = [aligned((steps, size, u.I), u.dtype) for u in units[1:]]
+        arrays = [a for work in self.work for part in work for a in part]
+        self.size = sum(a.nbytes for a in [*self.between, *arrays])
 
 
 class Chain:
-    """Layers ``first``, ``first + 1``, ... in one direction."""
+    """Layers ``first``, ``first + 1``, ... in one direction, which run in some of ``rooms``."""
 
-    def __init__(self, units: list[Unit], first: int, reverse: bool) -> None:
-        self.units, self.first, self.reverse = units, first, reverse
-        # The room of the last call of inference: the next one is often alike.
-        self._spare: collections.deque[Room] = collections.deque(maxlen=1)
+    def __init__(self, units: list[Unit], first: int, reverse: bool, rooms: Rooms) -> None:
+        self.units, self.first, self.reverse, self.rooms = units, first, reverse, rooms
+        self._key = (first, reverse, units[0].lanes)
 
     def stretches(self, steps: int, at_most: int) -> Iterator[tuple[int, int]]:
         """(t0, steps) of stretches of at most so many steps, in the order they are run."""
@@ -120,38 +126,37 @@ class Chain:
     def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
         way, most = Pass(batch), self.comfortable(batch)
-        room = self._room(most if len(self.units) > 1 else 0, batch.size)
+        between = most if len(self.units) > 1 else 0
+        key = (self._key, "infer", between, batch.size)
+        room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
         for t0, steps in self.stretches(batch.steps, most):
             self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
-        if room.size <= LARGEST_SPARE:
-            self._spare.append(room)
-
-    def _room(self, steps: int, size: int) -> Room:
-        """The room of the last call if it fits, else a new one."""
-        try:
-            room = self._spare.pop()  # taken: no other thread has it
-        except IndexError:
-            return Room(self.units, steps, size, None)
-        return room if room.made_for == (steps, size) else Room(self.units, steps, size, None)
+        self.rooms.give(key, room, room.size)
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
         width = batch.size * max((u.K for u in self.units[:-1]), default=0)
         return max(1, batch.steps if width == 0 else min(batch.steps, 2**18 // width))
 
-    def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> list[Stretch]:
-        """Run all of x into y, keeping what the way back needs; states change in place."""
+    def record(
+        self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]
+    ) -> tuple[list[Stretch], Callable[[], None]]:
+        """Run all of x into y, keeping what the way back needs; states change in place.
+
+        Also what is to be called when the stretches aren't needed any more: it gives their memory back.
+        """
         made, batch = [], way.batch
         most = max(1, min(way.checkpoint or batch.steps, batch.steps))
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
-        room = Room(self.units, most, batch.size, rows)
+        key = (self._key, "record", most, batch.size, rows)
+        room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows))
         for t0, steps in self.stretches(batch.steps, most):
             stretch = Stretch(t0, steps, list(map(aligned_copy, h)), list(map(aligned_copy, c)))
             kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
             if way.checkpoint is None:
                 stretch.kept = kept
             made.append(stretch)
-        return made
+        return made, functools.partial(self.rooms.give, key, room, room.size)
 
     def back(
         self,
@@ -170,8 +175,9 @@ class Chain:
         if not stretches:
             return
         size, most = way.batch.size, max(s.steps for s in stretches)
-        works = [(u.backward_workspace(size), u.gradients_workspace()) for u in self.units]
-        between = [aligned((most, size, u.I), u.dtype) for u in self.units[1:]]
+        key = (self._key, "back", most, size, workers.allowed())
+        back = self.rooms.take(key, lambda: RoomBack(self.units, most, size))
+        works, between = back.work, back.between
         room = None if way.checkpoint is None else Room(self.units, most, size, most * size)
         scratch = aligned((0 if room is None else most, size, self.units[-1].K), dx.dtype)
         for stretch in reversed(stretches):
@@ -194,6 +200,7 @@ class Chain:
                 gradient = into
                 if q > 0 and way.drop is not None:
                     gradient = way.drop(into, self.first + q - 1, 1, t0)
+        self.rooms.give(key, back, back.size)
 
     def numbers_kept(self, way: Pass) -> int:
         """How many numbers ``record`` keeps (or, with a checkpoint, ``back`` computes again at a time)."""

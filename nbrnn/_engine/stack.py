@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .._cells import Cell
 from .._cpu.unit import Unit
 from .batch import Batch
 from .chain import Chain, Pass, Stretch
+from .rooms import Rooms
 
 Array = NDArray[Any]
 
@@ -24,6 +25,11 @@ class Record:
     way: Pass
     inputs: list[Array]  # of each level
     stretches: list[list[list[Stretch]]]  # of each level and direction
+    give_back: list[Callable[[], None]]  # their memory
+
+    def __del__(self) -> None:
+        for give in self.give_back:
+            give()
 
 
 class Stack:
@@ -38,16 +44,22 @@ class Stack:
     weights : list of mappings
         For each layer and direction, layer-major, as ``Unit`` wants them.
     directions : 1 or 2
+    rooms : Rooms
+        Memory that outlives the snapshot.
     """
 
-    def __init__(self, cell: type[Cell], weights: list[Mapping[str, Array]], directions: int) -> None:
+    def __init__(self, cell: type[Cell], weights: list[Mapping[str, Array]], directions: int, rooms: Rooms) -> None:
+        self.rooms = rooms
         self.units = [Unit(cell, w) for w in weights]
         self.directions = directions
         if directions == 1:
-            self.levels = [[Chain(self.units, 0, False)]]
+            self.levels = [[Chain(self.units, 0, False, rooms)]]
         else:
             self.levels = [
-                [Chain([self.units[2 * layer]], layer, False), Chain([self.units[2 * layer + 1]], layer, True)]
+                [
+                    Chain([self.units[2 * layer]], layer, False, rooms),
+                    Chain([self.units[2 * layer + 1]], layer, True, rooms),
+                ]
                 for layer in range(len(self.units) // 2)
             ]
         self.K, self.dtype = self.units[0].K, self.units[0].dtype
@@ -71,7 +83,7 @@ class Stack:
 
     def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> Record:
         """The same, keeping what the way back needs."""
-        record = Record(way, [], [])
+        record = Record(way, [], [], [])
         for n, level in enumerate(self.levels):
             last = n == len(self.levels) - 1
             out = y if last else np.empty(y.shape, y.dtype)
@@ -79,7 +91,9 @@ class Stack:
             made = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
-                made.append(chain.record(way, x, self._part(out, d), h[own], c[own]))
+                stretches, give_back = chain.record(way, x, self._part(out, d), h[own], c[own])
+                made.append(stretches)
+                record.give_back.append(give_back)
             record.stretches.append(made)
             x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
         return record
@@ -99,7 +113,8 @@ class Stack:
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
         into those for the states before; ``gradients`` is written, for each layer and direction.
         """
-        way, totals = record.way, [u.new_totals() for u in self.units]
+        way, keys = record.way, [("totals", q, u.lanes) for q, u in enumerate(self.units)]
+        totals = [u.clear_totals(self.rooms.take(key, u.new_totals)) for key, u in zip(keys, self.units, strict=True)]
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
@@ -120,8 +135,9 @@ class Stack:
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
-        for unit, total, to in zip(self.units, totals, gradients, strict=True):
+        for key, unit, total, to in zip(keys, self.units, totals, gradients, strict=True):
             unit.read_totals(total, to)
+            self.rooms.give(key, total, sum(a.nbytes for a in total))
 
     # How many numbers a pass holds at a time, besides x, y and dx.
 
