@@ -26,17 +26,19 @@ VECTORS_A_SECOND = {V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
 #: Bytes a second that a thread reads from its own caches, and from the shared one; and how much its own caches hold.
 OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
 
-#: Seconds: what an activation of one vector takes; for threads to meet; that a step takes in any case.
-ACTIVATION, MEETING, STEP = 6e-9, 0.4e-6, 0.1e-6
+#: Seconds: what an activation of one vector takes; for threads to meet; that a step takes in any case.  And bytes a
+#: second that a thread reads from what another one has just written: its part of h, at every step.
+ACTIVATION, MEETING, STEP, EXCHANGE = 6e-9, 0.4e-6, 0.1e-6, 1e9
 
-#: Below this a call is not worth a second thread: finding together takes about a microsecond if the others are awake.
-WORTH_IT = 20e-6
+#: Below this a call is not worth a second thread: finding together takes about a microsecond if the others are awake,
+#: but caches have to follow.
+WORTH_IT = 150e-6
 
 #: A further thread must save this share of the time.
 GAIN = 0.05
 
 #: Weights whose gradients make a thread's part worth the while; and rows that one reading of them serves.
-SHARE, FEW = 2**12, 64
+SHARE, FEW = 2**14, 64
 
 #: Seconds of work between two looks for an interrupt, as estimated: the estimate may be wrong by a factor of a few.
 PIECE = 0.05
@@ -52,6 +54,8 @@ class Work(NamedTuple):
     """What a step does with each row."""
 
     numbers: int  #: weights, each used once a row
+    inputs: int  #: those of them which ``rows_ahead`` may use for several steps at once
+    outputs: int  #: numbers of h
     units: int  #: activations
     depth: int  #: parts that the weights can be cut into
     item: int  #: bytes of a number
@@ -75,12 +79,14 @@ class Plan(NamedTuple):
 def step_seconds(work: Work, rows: int, abreast: int) -> float:
     """A step of so many rows in one of the threads that share it."""
     W = max(1, BITS[work.lanes] // (8 * work.item))
-    numbers = work.numbers / abreast
+    ahead = FEW_ROWS - 1 if rows < FEW_ROWS else 0
+    numbers = (work.numbers - work.inputs * ahead / FEW_ROWS) / abreast
     size = numbers * work.item
     products = rows * numbers / W / VECTORS_A_SECOND[work.lanes]
     reading = size / (OWN_CACHE if size < OWN_SIZE else SHARED_CACHE)
     activations = rows * work.units / abreast / W * ACTIVATION
-    return max(products, reading) + activations + STEP + (MEETING if abreast > 1 else 0)
+    exchange = MEETING + rows * work.outputs * work.item * (abreast - 1) / abreast / EXCHANGE if abreast > 1 else 0
+    return max(products, reading) + activations + STEP + exchange
 
 
 @functools.lru_cache(maxsize=4096)

@@ -213,20 +213,21 @@ class Unit:
 
     # How work is shared, and cut into pieces between which Python looks for an interrupt.
 
-    def _work(self, inputs: int, depth: int) -> cost.Work:
-        G = len(self.cell.gates)
-        return cost.Work(G * self.H * inputs, (G + self.E) * self.H, depth, self.dtype.itemsize, self.lanes)
+    def _work(self, each: int, inputs: int, depth: int) -> cost.Work:
+        rows = len(self.cell.gates) * self.H
+        units = rows + self.E * self.H
+        return cost.Work(rows * each, rows * inputs, self.K, units, depth, self.dtype.itemsize, self.lanes)
 
     @functools.cached_property
     def _work_forward(self) -> cost.Work:
-        return self._work(self.I + self.K, self.sizes.J)
+        return self._work(self.I + self.K, self.I, self.sizes.J)
 
     @functools.cached_property
     def _work_back(self) -> cost.Work:
-        return self._work(self.K, self.sizes.Kp // (NV * self.sizes.W))
+        return self._work(self.K, 0, self.sizes.Kp // (NV * self.sizes.W))
 
     def _plan_of_gradients(self, rows: int) -> cost.Plan:
-        work = self._work(2 * (self.I + self.K), 1)
+        work = self._work(2 * (self.I + self.K), 0, 1)
         return cost.plan_of_gradients(work, rows, min(workers.allowed(), MOST))
 
     def _pieces(self, when: When, plan: cost.Plan, counts: list[int]) -> Iterator[tuple[When, slice, slice]]:
