@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from nbrnn._cpu import cost, workers
+from nbrnn._cpu import cost, team, workers
 
 #: Members, and how many of them share the hidden units of the same rows.
 TEAMS = ((2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 2), (5, 4))
@@ -35,3 +35,19 @@ def forced(members, abreast, rows=10**6, steps=10**6, alone=0):
     finally:
         for module, name, value in before:
             setattr(module, name, value)
+
+
+def _word(n):
+    """A word of the desk, without the bits for members; 0 if there is no desk yet."""
+    made = workers._workers
+    return 0 if made is None else int(made._desk[n * team.LINE // 8]) >> team.SHIFT
+
+
+def offered():
+    """How many jobs this process has offered to workers."""
+    return _word(team.DOOR)
+
+
+def shared():
+    """The number of the last of them to which somebody came."""
+    return _word(team.BEGIN)

@@ -227,8 +227,10 @@ def assemble(team, offered):
     full = number << SHIFT | (min(team.wanted, MOST) - 1) << 1 | 1
     put(desk + DOOR * LINE, door)
     looks = nought()
+    # Without giving way: if the machine is busy, each time could take milliseconds.
     while looks < team.patience and door != full:
-        looks = wait_a_little(looks)
+        relax()
+        looks += 1
         door = look(desk + DOOR * LINE)
     while not change(desk + DOOR * LINE, door, door - 1):
         door = look(desk + DOOR * LINE)
@@ -273,6 +275,14 @@ def serve(desk, most):
         looks = nought()
         served += 1
     return served
+
+
+@kernel
+def close(desk, most):
+    """Take the desk for good, so that no job begins any more: as soon as it is free, within so many looks."""
+    looks = nought()
+    while looks < most and not change(desk + TAKEN * LINE, 0, 1):
+        looks = wait_a_little(looks)
 
 
 @kernel

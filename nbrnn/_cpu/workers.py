@@ -9,99 +9,120 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 
-from .._kernel import compiled
+from .._kernel import cached, compiled
 from .._memory import aligned
 from . import cost
 from . import team as _team
 from .team import LINE, MOST, WORDS, Team
 
-#: How long a worker looks for a next job before it goes to sleep, and how long a call waits for workers, in seconds.
-AWAKE, WAIT = 200e-6, 50e-6
+#: How long a worker looks for a next job before it goes to sleep, how long a call waits for workers, and the end of the
+#: process for those of a call, in seconds.
+AWAKE, WAIT, LAST = 200e-6, 50e-6, 1.0
 
 #: How long it takes to wake one; for what is not twice as long, nobody waits.
 WAKING = 200e-6
+
+
+@cached
+def _kernel(function: Any) -> Callable[..., Any]:
+    """A compiled loop at a desk.  Kept: a forked child may find Numba's compiler locked by a thread that it lacks."""
+    return compiled(function, (types.int64, types.int64))
+
+
+class Worker:
+    """A thread, the bell that wakes it, and whether it has gone to sleep."""
+
+    def __init__(self, name: str, live: Callable[[Worker], None]) -> None:
+        self.bell, self.asleep = threading.Lock(), False
+        self.bell.acquire()
+        self.thread = threading.Thread(target=live, args=(self,), name=name, daemon=True)
 
 
 class Workers:
     """Worker threads and the desk they sit at."""
 
     def __init__(self) -> None:
-        # int64: the words, then how many looks there are
         self._desk = aligned((WORDS * LINE // 8,), np.int64)
         self._desk.fill(0)
         self.desk = int(self._desk.__array_interface__["data"][0])
-        self._serve = compiled(_team.serve, (types.int64, types.int64))
-        idle = compiled(_team.idle, (types.int64, types.int64))
+        self._serve, self._close, idle = map(_kernel, (_team.serve, _team.close, _team.idle))
         # The shortest of a few: a thread may be interrupted.
         self._look = min(_seconds(functools.partial(idle, self.desk, 500)) for _ in range(5)) / 500
-        self._bells: list[threading.Lock] = []
-        self._asleep: list[bool] = []
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._stopped = False
+        self._all: list[Worker] = []
+        self._lock = threading.RLock()  # a signal's handler may make calls of its own
+        self._stopped = self._no_more = False
 
     def team(self, wanted: int, seconds: float, abreast: int) -> Team:
         """A team for a call that would take one thread so long."""
-        wanted = min(wanted, MOST)
         self.wake(wanted)
+        # Nobody is waited for who isn't there.
+        wanted = 1 if self._stopped else min(wanted, MOST, 1 + len(self._all))
         return Team(self.desk, wanted, int(min(WAIT, seconds / 20) / self._look) + 1, abreast)
 
     def wake(self, wanted: int) -> bool:
         """Wake (or start) the workers of a team of so many; whether any wasn't awake."""
         count = min(wanted, MOST) - 1
-        if len(self._bells) >= count and not any(self._asleep[:count]):
+        if (self._no_more or len(self._all) >= count) and not any(worker.asleep for worker in self._all[:count]):
             return False
         with self._lock:
             if self._stopped:
                 return False
-            for n in range(count):
-                if n == len(self._bells):
-                    bell = threading.Lock()
-                    bell.acquire()
-                    thread = threading.Thread(target=self._live, args=(n, bell), name=f"nbrnn-{n + 1}", daemon=True)
-                    try:
-                        thread.start()
-                    except RuntimeError:  # no more threads: the call goes on with those there are
-                        return True
-                    self._threads.append(thread)
-                    self._bells.append(bell)
-                    self._asleep.append(False)
-                elif self._asleep[n]:
-                    self._asleep[n] = False
-                    self._bells[n].release()
-        return True
+            for worker in self._all[:count]:
+                self._ring(worker)
+            while len(self._all) < count and not self._no_more:
+                worker = Worker(f"nbrnn-{len(self._all) + 1}", self._live)
+                # Noted before, since an interrupt (Ctrl-C) may come when it has just been started.
+                self._all.append(worker)
+                try:
+                    worker.thread.start()
+                except RuntimeError:  # no more threads: calls go on with those there are
+                    self._all.pop()
+                    self._no_more = True
+            return True
 
-    def _live(self, n: int, bell: threading.Lock) -> None:
+    @staticmethod
+    def _ring(worker: Worker) -> None:
+        if worker.asleep:
+            worker.asleep = False
+            worker.bell.release()
+
+    def _live(self, worker: Worker) -> None:
         looks = max(1, int(AWAKE / self._look))
         while not self._stopped:
             self._serve(self.desk, looks)
             with self._lock:
                 if self._stopped:
                     return
-                self._asleep[n] = True
+                worker.asleep = True
             # Who looked just before that is about to open the door, and rings no bell.
             if self._serve(self.desk, looks // 4 + 1):
                 with self._lock:
-                    if self._asleep[n]:
-                        self._asleep[n] = False
+                    if worker.asleep:
+                        worker.asleep = False
                         continue
-            bell.acquire()
+            worker.bell.acquire()
 
     def stop(self) -> None:
         """Let all threads end: compiled code must not outlive the interpreter."""
         with self._lock:
+            if self._stopped:
+                return
             self._stopped = True
-            for n, bell in enumerate(self._bells):
-                if self._asleep[n]:
-                    self._asleep[n] = False
-                    bell.release()
-        for thread in self._threads:
-            thread.join(1.0)
+            for worker in self._all:
+                self._ring(worker)
+        # A thread that nobody waits for may be in a long call, with workers that would go from job to job.
+        last = time.monotonic() + LAST
+        self._close(self.desk, int(LAST / self._look))
+        for worker in self._all:
+            if worker.thread.ident is not None:
+                worker.thread.join(max(0.0, last - time.monotonic()))
 
 
 def _seconds(call: functools.partial[None]) -> float:
@@ -111,7 +132,8 @@ def _seconds(call: functools.partial[None]) -> float:
 
 
 _workers: Workers | None = None
-_making = threading.Lock()
+_former: list[Workers] = []
+_making = threading.RLock()
 
 
 def workers() -> Workers:
@@ -120,14 +142,20 @@ def workers() -> Workers:
     if _workers is None:
         with _making:
             if _workers is None:
-                _workers = Workers()
+                made = Workers()
+                _workers = _workers or made  # a signal's handler may have been first
     return _workers
 
 
 def _in_child() -> None:
-    """A forked process has none of its parent's threads."""
+    """A forked process has none of its parent's threads.
+
+    It keeps the desk: a call in the midst of which it was forked (by a signal's handler) goes on there, alone.
+    """
     global _workers, _making
-    _workers, _making = None, threading.Lock()
+    if _workers is not None:
+        _former.append(_workers)
+    _workers, _making = None, threading.RLock()
 
 
 def _at_exit() -> None:
