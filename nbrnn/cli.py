@@ -56,7 +56,7 @@ def info() -> str:
     import numpy as np
     import scipy
 
-    from ._cpu import forward, isa
+    from ._cpu import forward, isa, workers
 
     cache = getattr(forward.forward, "_cache", None)
     lines = {
@@ -68,7 +68,7 @@ def info() -> str:
         "machine": f"{platform.machine()}, {platform.system()}",
         "processor": isa.processor(),
         "vectors": isa.describe(),
-        "threads": f"{numba.config.NUMBA_NUM_THREADS} for Numba, {os.cpu_count()} processors; nbrnn itself uses one",
+        "threads": f"at most {workers.allowed()} a call (numba.set_num_threads), {os.cpu_count()} processors",
         "cache": str(getattr(cache, "cache_path", "none: compiles anew in each process")),
         "cuda": _cuda(),
     }

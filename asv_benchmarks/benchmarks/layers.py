@@ -4,43 +4,71 @@ import numpy as np
 
 import nbrnn
 
-from .common import CELLS, DTYPES, SHAPES, layer_and_inputs
+from .common import CELLS, DTYPES, SHAPES, THREADS, layer_and_inputs
 
 
-class Inference:
-    """A call: y and the final state."""
+class Grid:
+    """Layers of all shapes: a call, and forward with backward."""
 
-    params = (CELLS, SHAPES, DTYPES)
-    param_names = ("cell", "shape (T, B, I, H)", "dtype")
+    params = (CELLS, SHAPES, DTYPES, THREADS)
+    param_names = ("cell", "shape (T, B, I, H)", "dtype", "threads")
 
-    def setup(self, cell, shape, dtype):
-        self.layer, self.x, _ = layer_and_inputs(cell, shape, dtype)
+    def setup(self, cell, shape, dtype, threads):
+        self.layer, self.x, self.dy = layer_and_inputs(cell, shape, dtype, threads)
 
-    def time_call(self, cell, shape, dtype):
+    def time_inference(self, cell, shape, dtype, threads):
         self.layer(self.x)
 
-
-class Training:
-    """forward with a tape, then backward with all gradients."""
-
-    params = (CELLS, SHAPES, DTYPES)
-    param_names = ("cell", "shape (T, B, I, H)", "dtype")
-
-    def setup(self, cell, shape, dtype):
-        self.layer, self.x, self.dy = layer_and_inputs(cell, shape, dtype)
-        self.tape = self.layer.forward(self.x)[2]
-
-    def time_forward(self, cell, shape, dtype):
-        self.layer.forward(self.x)
-
-    def time_backward(self, cell, shape, dtype):
-        self.layer.backward(self.tape, self.dy, retain=True)
-
-    def time_forward_backward(self, cell, shape, dtype):
+    def time_training(self, cell, shape, dtype, threads):
         self.layer.backward(self.layer.forward(self.x)[2], self.dy)
 
-    def time_checkpointed(self, cell, shape, dtype):
+
+KINDS = {"two layers": {"num_layers": 2}, "bidirectional": {"bidirectional": True}, "ragged": {}}
+
+
+class Kinds:
+    """Stacks, directions and sequences of different lengths, at (T, B, I, H) = (100, 32, 64, 128)."""
+
+    params = (CELLS, tuple(KINDS), THREADS)
+    param_names = ("cell", "kind", "threads")
+
+    def setup(self, cell, kind, threads):
+        self.lengths = np.random.default_rng(1).integers(1, 101, 32) if kind == "ragged" else None
+        options = KINDS[kind]
+        self.layer, self.x, self.dy = layer_and_inputs(
+            cell, (100, 32, 64, 128), threads=threads, lengths=self.lengths, **options
+        )
+
+    def time_inference(self, cell, kind, threads):
+        self.layer(self.x, lengths=self.lengths)
+
+    def time_training(self, cell, kind, threads):
+        self.layer.backward(self.layer.forward(self.x, lengths=self.lengths)[2], self.dy)
+
+
+class Parts:
+    """Training of an LSTM taken apart, on one thread."""
+
+    params = (SHAPES,)
+    param_names = ("shape (T, B, I, H)",)
+
+    def setup(self, shape):
+        self.layer, self.x, self.dy = layer_and_inputs("LSTM", shape)
+        self.tape = self.layer.forward(self.x)[2]
+
+    def time_forward(self, shape):
+        self.layer.forward(self.x)
+
+    def time_backward(self, shape):
+        self.layer.backward(self.tape, self.dy, retain=True)
+
+    def time_checkpointed(self, shape):
         self.layer.backward(self.layer.forward(self.x, checkpoint="sqrt")[2], self.dy)
+
+    def time_new_weights(self, shape):
+        """As in an optimiser's loop: weights are packed anew."""
+        self.layer.flat = self.layer.flat
+        self.layer.backward(self.layer.forward(self.x)[2], self.dy)
 
 
 class Compiled:
