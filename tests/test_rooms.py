@@ -1,0 +1,98 @@
+"""Memory that a layer keeps between calls: what is given back is used again, never by two at once, and not for ever."""
+
+import copy
+import gc
+import pickle
+import threading
+
+import numpy as np
+
+import nbrnn
+from nbrnn._engine import rooms
+from nbrnn._engine.rooms import Rooms
+
+X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
+
+
+def test_what_is_taken_nobody_else_has():
+    kept = Rooms()
+    first = kept.take("key", object)
+    second = kept.take("key", object)
+    assert first is not second
+    kept.give("key", first, 10)
+    assert kept.take("key", object) is first
+    assert kept.take("key", object) is not first
+
+
+def test_what_is_too_much_is_forgotten_the_oldest_first(monkeypatch):
+    monkeypatch.setattr(rooms, "BESIDE", 100)
+    monkeypatch.setattr(rooms, "LARGEST", 1000)
+    kept, made = Rooms(), [object() for _ in range(4)]
+    kept.give("large", made[0], 1001)
+    assert kept.take("large", lambda: None) is None
+    for name, room in zip("abc", made[1:], strict=True):
+        kept.give(name, room, 60)
+    assert kept.take("a", lambda: None) is None
+    assert kept.take("b", lambda: None) is made[2]
+    assert kept.take("c", lambda: None) is made[3]
+
+
+def test_a_tape_keeps_its_memory_until_nothing_refers_to_it():
+    """Two tapes alive at once, of equal shape, and a third after one is gone: none disturbs another."""
+    layer = nbrnn.LSTM(4, 5, rng=0)
+    dy = np.ones((6, 3, 5), np.float32)
+    wanted = [layer.backward(layer.forward(q * X)[2], dy).flat for q in (1, 2, 3)]
+    first, second = (layer.forward(q * X)[2] for q in (1, 2))
+    got_first = layer.backward(first, dy).flat
+    third = layer.forward(3 * X)[2]  # in the memory of the first
+    layer(X)
+    np.testing.assert_array_equal(layer.backward(second, dy, retain=True).flat, wanted[1])
+    np.testing.assert_array_equal(layer.backward(third, dy).flat, wanted[2])
+    np.testing.assert_array_equal(layer.backward(second, dy).flat, wanted[1])
+    np.testing.assert_array_equal(got_first, wanted[0])
+
+
+def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights():
+    layer = nbrnn.GRU(4, 5, rng=0)
+
+    def saved():
+        _, _, tape = layer.forward(X)
+        at = tape.record.stretches[0][0][0].kept.saved[0].ctypes.data
+        layer.backward(tape, np.ones((6, 3, 5), np.float32))
+        return at
+
+    first = saved()
+    layer.flat = 2 * layer.flat
+    gc.collect()
+    assert saved() == first
+
+
+def test_copies_begin_with_nothing():
+    layer = nbrnn.RNN(4, 5, rng=0)
+    layer(X)
+    for twin in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert twin._rooms is not layer._rooms
+        assert not twin._rooms._spare
+        np.testing.assert_array_equal(twin(X)[0], layer(X)[0])
+
+
+def test_threads_share_a_layers_memory_safely():
+    layer = nbrnn.LSTM(4, 20, rng=0)
+    inputs = [q * X for q in range(1, 7)]
+    dy = np.ones((6, 3, 20), np.float32)
+    wanted = [(layer(x)[0], layer.backward(layer.forward(x)[2], dy).flat) for x in inputs]
+    wrong = []
+
+    def work(x, y, flat):
+        for _ in range(40):
+            if not np.array_equal(layer(x)[0], y) or not np.array_equal(
+                layer.backward(layer.forward(x)[2], dy).flat, flat
+            ):
+                wrong.append(x)
+
+    threads = [threading.Thread(target=work, args=(x, *w)) for x, w in zip(inputs, wanted, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
