@@ -26,7 +26,7 @@ VECTORS_A_SECOND = {V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
 #: Bytes a second that a thread reads from its own caches, and from the shared one; and how much its own caches hold.
 OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
 
-#: Seconds: what an activation of one vector takes; for threads to meet; that a step takes in any case.  And bytes a
+#: Seconds: what an activation of one vector takes; for few threads to meet; that a step takes in any case.  And bytes a
 #: second that a thread reads from what another one has just written: its part of h, at every step.
 ACTIVATION, MEETING, STEP, EXCHANGE = 6e-9, 0.4e-6, 0.1e-6, 1e9
 
@@ -83,10 +83,12 @@ def step_seconds(work: Work, rows: int, abreast: int) -> float:
     numbers = (work.numbers - work.inputs * ahead / FEW_ROWS) / abreast
     size = numbers * work.item
     products = rows * numbers / W / VECTORS_A_SECOND[work.lanes]
-    reading = size / (OWN_CACHE if size < OWN_SIZE else SHARED_CACHE)
+    reading = min(size, OWN_SIZE) / OWN_CACHE + max(size - OWN_SIZE, 0) / SHARED_CACHE
     activations = rows * work.units / abreast / W * ACTIVATION
-    exchange = MEETING + rows * work.outputs * work.item * (abreast - 1) / abreast / EXCHANGE if abreast > 1 else 0
-    return max(products, reading) + activations + STEP + exchange
+    theirs = rows * work.outputs * work.item * (abreast - 1) / abreast
+    exchange = MEETING * (3 + abreast) / 4 + theirs / EXCHANGE if abreast > 1 else 0
+    # Reading goes on beside the products, but not quite.
+    return max(products + reading / 2, reading) + activations + STEP + exchange
 
 
 @functools.lru_cache(maxsize=4096)
@@ -95,11 +97,10 @@ def plan(work: Work, rows: int, threads: int) -> Plan:
     alone = step_seconds(work, rows, 1)
     best, members, abreast = alone, 1, 1
     for m in range(2, threads + 1):
-        for side in range(1, min(m, work.depth) + 1):
-            if m % side == 0 and m // side <= rows:
-                took = step_seconds(work, -(-rows // (m // side)), side)
-                if took < (1 - GAIN) * best:
-                    best, members, abreast = took, m, side
+        sides = [side for side in range(1, min(m, work.depth) + 1) if m % side == 0 and m // side <= rows]
+        ways = [(step_seconds(work, -(-rows // (m // side)), side), side) for side in sides]
+        if ways and min(ways)[0] < (1 - GAIN) * best:
+            (best, abreast), members = min(ways), m
     at_once = rows if alone <= PIECE else max(1, int(rows * PIECE / alone))
     return Plan(alone, members, abreast, at_once, max(1, int(PIECE / min(alone, PIECE))))
 
