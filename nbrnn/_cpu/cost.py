@@ -41,7 +41,8 @@ GAIN = 0.05
 SHARE, FEW = 2**14, 64
 
 #: Seconds of work between two looks for an interrupt, as estimated: the estimate may be wrong by a factor of a few.
-PIECE = 0.05
+#: Shorter where members meet at every step: on a busy machine each may have to wait for its turn of the processor.
+PIECE, PIECE_ABREAST = 0.05, 0.01
 
 
 #: Inputs of several steps are multiplied at once if a step has fewer rows than the first figure and as many inputs as
@@ -102,7 +103,8 @@ def plan(work: Work, rows: int, threads: int) -> Plan:
         if ways and min(ways)[0] < (1 - GAIN) * best:
             (best, abreast), members = min(ways), m
     at_once = rows if alone <= PIECE else max(1, int(rows * PIECE / alone))
-    return Plan(alone, members, abreast, at_once, max(1, int(PIECE / min(alone, PIECE))))
+    piece = PIECE if abreast == 1 else PIECE_ABREAST
+    return Plan(alone, members, abreast, at_once, max(1, int(piece / min(alone, piece))))
 
 
 def plan_of_gradients(work: Work, rows: int, threads: int) -> Plan:

@@ -252,11 +252,11 @@ class Unit:
         if alone == 0 and plan.holds(len(when.order), len(x)):
             run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, saved, *workspace)
         else:
+            sharing = workers.Sharing(plan, alone)
             for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
-                team = workers.team(plan, now.stop - now.start, alone)
+                team = sharing.team(now.stop - now.start)
                 keep = None if saved is None else saved[rows]
                 run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
-                alone = 0
         if out is not y:
             y[...] = out
 
@@ -269,11 +269,10 @@ class Unit:
         if alone == 0 and plan.holds(len(when.order), len(dy)):
             run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, saved, *workspace)
         else:
-            counts = cost.cuts(plan, len(dy), alone)[::-1]
+            sharing, counts = workers.Sharing(plan, alone), cost.cuts(plan, len(dy), alone)[::-1]
             for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
-                team = workers.team(plan, now.stop - now.start, alone)
+                team = sharing.team(now.stop - now.start)
                 run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
-                alone = 0
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any

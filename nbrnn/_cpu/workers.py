@@ -29,6 +29,9 @@ AWAKE, WAIT, LAST = 200e-6, 50e-6, 1.0
 #: How long it takes to wake one; for what is not twice as long, nobody waits.
 WAKING = 200e-6
 
+#: A shared piece may take so many times what one thread is expected to need.
+SLOW = 5
+
 
 @cached
 def _kernel(function: Any) -> Callable[..., Any]:
@@ -184,6 +187,26 @@ def team(plan: cost.Plan, steps: int, alone: int = 0) -> Team:
     if alone > 0 or plan.members == 1 or seconds < cost.WORTH_IT:
         return ALONE
     return workers().team(plan.members, seconds, plan.abreast)
+
+
+class Sharing:
+    """The pieces of one call: shared as long as that goes well.
+
+    Where other processes want the processors, a member that waits for another may wait for its turn of some
+    milliseconds at every step.  A piece that took far too long is therefore the last that is shared.
+    """
+
+    def __init__(self, plan: cost.Plan, alone: int) -> None:
+        self._plan, self._alone, self._deadline, self._late = plan, alone, math.inf, False
+
+    def team(self, steps: int) -> Team:
+        """Who shares the next piece, of so many steps."""
+        now = time.perf_counter()
+        self._late = self._late or now > self._deadline
+        found = ALONE if self._late else team(self._plan, steps, self._alone)
+        self._alone = 0
+        self._deadline = now + SLOW * self._plan.seconds * steps if found.wanted > 1 else math.inf
+        return found
 
 
 def most(at_most: int) -> int:
