@@ -11,9 +11,9 @@ TEAMS = ((2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 2), (5, 4))
 
 
 @contextlib.contextmanager
-def forced(members, abreast, rows=10**6, steps=10**6, alone=0):
+def forced(members, abreast, rows=10**6, steps=10**6, alone=0, wait=0.02):
     """Let every call inside the block be shared by so many threads, ``abreast`` of them on the same rows, and be cut
-    into pieces of so many rows and steps, of which the first is done alone.  It waits until all of them have come.
+    into pieces of so many rows and steps, of which the first is done alone.  It waits so many seconds for all of them to come.
     """
     before = []
 
@@ -23,7 +23,7 @@ def forced(members, abreast, rows=10**6, steps=10**6, alone=0):
 
     replace(workers, "allowed", lambda: members)
     replace(workers, "most", lambda at_most: min(16, at_most))
-    replace(workers, "WAIT", 0.02)
+    replace(workers, "WAIT", wait)
     replace(workers, "rouse", lambda plan, steps: min(alone, steps))
     replace(cost, "WORTH_IT", 0.0)
     replace(cost, "SHARE", 1)
