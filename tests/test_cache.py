@@ -184,12 +184,12 @@ except Exception as error:
     print("RuntimeError" in repr(error) or isinstance(error, RuntimeError), "have changed" in str(error))
 """
     assert run(code, cache=tmp_path).split() == ["True", "True"]
-    assert not list(tmp_path.rglob("forward*.nbc"))
+    assert not list(tmp_path.rglob("forward.forward-*.nbc"))
 
 
 def test_leftovers_of_killed_processes_are_swept(tmp_path, right):
     answer(cache=tmp_path)
-    (file,) = tmp_path.rglob("forward*.nbc")
+    (file,) = tmp_path.rglob("forward.forward-*.nbc")
     old, young = (file.with_name(f"{file.name}.{name}.tmp") for name in ("old", "young"))
     for leftover, age in ((old, 2 * 3600), (young, 0)):
         leftover.write_bytes(b"half")
