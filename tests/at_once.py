@@ -520,6 +520,8 @@ def end_during_a_call():
 
 def main():
     limit(LIMIT)
+    # A process started in the background by a shell ignores the signal, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name, *arguments = sys.argv[1:]
     globals()[name](*arguments)
 
