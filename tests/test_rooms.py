@@ -6,10 +6,12 @@ import pickle
 import threading
 
 import numpy as np
+import pytest
 
 import nbrnn
 from nbrnn._engine import rooms
 from nbrnn._engine.rooms import Rooms
+from tests.cases import KINDS, Case
 
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
 
@@ -65,6 +67,21 @@ def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights():
     layer.flat = 2 * layer.flat
     gc.collect()
     assert saved() == first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_of_one_call_does_not_reach_the_next(kind):
+    case = Case(kind, "float32", T=4, B=3, I=5, H=33, P=3, L=2, ragged=True, stateful=True, seed=1)
+
+    def made():
+        y, h, _, grads = case.train()
+        return y, h, grads.x, grads.flat
+
+    wanted = made()
+    case.layer(np.full_like(case.x, np.nan))
+    case.train(x=np.full_like(case.x, np.nan), dy=np.full_like(case.dy, np.nan))
+    for a, b in zip(made(), wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_copies_begin_with_nothing():

@@ -34,7 +34,7 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
 
     group, groups, place, size = seats(seat, team.abreast)
     if group == groups:
-        return  # one too many
+        return  # one member too many: the others do all
     friends, times = group * size, nought()
     when = among(when, steps, group, groups)
     mine = columns_back(net, place, size)

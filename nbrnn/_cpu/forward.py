@@ -64,7 +64,7 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
 
     group, groups, place, size = seats(seat, min(team.abreast, xs.shape[0]))
     if group == groups:
-        return  # one too many
+        return  # one member too many: the others do all
     friends, times = group * size, nought()
     when = among(when, steps, group, groups)
     mine = columns_of_step(net, place, size)

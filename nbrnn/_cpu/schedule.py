@@ -49,7 +49,7 @@ def steps_done(when, i, steps):
 
 @kernel
 def among(when, steps, part, parts):
-    """The same for one of so many parts of the sequences, all with about as many steps to do."""
+    """``when`` for one of so many parts of the sequences looked at, all with about as many steps to do."""
     if parts == 1:
         return when
     # Each sequence goes to the part that its middle falls into.  One step more, so that none weighs nothing.

@@ -254,12 +254,9 @@ def part_ways(seat):
 
 @kernel
 def serve(desk, most):
-    """Take part in jobs, until that many looks in a row have found none (0: for ever).  A worker's life.
-
-    How many those were.
-    """
+    """Take part in jobs until that many looks in a row have found none: how many those were."""
     looks, served = nought(), nought()
-    while looks < most or most == 0:
+    while looks < most:
         door = look(desk + DOOR * LINE)
         came = (door & (1 << SHIFT) - 1) >> 1
         if not (door & 1 and came + 1 < look(desk + WANTED * LINE) and change(desk + DOOR * LINE, door, door + 2)):
