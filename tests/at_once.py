@@ -23,6 +23,7 @@ import numpy as np
 
 import nbrnn
 from nbrnn._cpu import workers
+from nbrnn._cpu.team import COMING, LINE
 from tests.teams import offered, shared
 
 #: Seconds that a process may take.
@@ -236,6 +237,39 @@ def too_late_for_the_first_piece():
             if shared() > before:
                 return
     raise AssertionError("only the first piece asked for workers")
+
+
+def awake_while_pieces_come():
+    """A worker that has missed a piece doesn't go to sleep before the next, however long that takes."""
+    calls, long = Calls(train=False), Calls((600, *ROWS[1:]))
+    calls.share()
+    made = workers.workers()
+    worker, coming, asked = made._all[0], made._desk[COMING * LINE // 8 :][:1], []
+
+    def ask(*arguments):
+        asked.append(int(coming[0]))
+        return workers.Workers.team(made, *arguments)
+
+    with mock.patch.object(made, "team", ask):
+        long.infer()
+        long.train()
+    assert len(asked) > 6 and min(asked) > 0, asked
+    assert coming[0] == 0
+    made.expect(60.0)
+    made.wake(2)
+    time.sleep(0.1)  # a hundred times as long as it looks for a job that nobody has announced
+    assert not worker.asleep
+    made.expect(0.0)
+    wait_until(lambda: worker.asleep)
+
+
+def wait_until(condition):
+    """Within ten seconds."""
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 # Users' own threads

@@ -56,6 +56,10 @@ def test_a_worker_comes_to_later_pieces_of_a_call():
     run("too_late_for_the_first_piece")
 
 
+def test_workers_stay_awake_while_pieces_come():
+    run("awake_while_pieces_come")
+
+
 @pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
 def test_threads_of_users_functions(layer):
     # Asked in a process of its own: in this one, a peer may have loaded a TBB that Numba would not find by itself.

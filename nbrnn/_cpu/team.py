@@ -32,15 +32,16 @@ MOST = 64
 LINE = 128
 
 #: Words of the desk: whether it is taken; the door; how many may come in; where the job is, and what it is given; the
-#: word to begin; how many workers are done.  Then a flag for each member: how often it has met the others.
-TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, FLAGS = range(8)
+#: word to begin; how many workers are done; how many looks a worker waits for the next job at least.  Then a flag for
+#: each member: how often it has met the others.
+TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, COMING, FLAGS = range(9)
 WORDS = FLAGS + MOST
 
 #: The door is ``number of the job << SHIFT | workers that came << 1 | open``; to begin, ``number << SHIFT | members``.
 SHIFT = 16
 
 #: Looks at a word that another thread is about to change, before the processor is offered to others in between.
-PATIENT = 256
+PATIENT = 4096
 
 
 class Team(NamedTuple):
@@ -254,9 +255,9 @@ def part_ways(seat):
 
 @kernel
 def serve(desk, most):
-    """Take part in jobs until that many looks in a row have found none: how many those were."""
+    """Take part in jobs until that many looks in a row (or more, if one is coming) have found none: how many those were."""
     looks, served = nought(), nought()
-    while looks < most:
+    while looks < most or looks < look(desk + COMING * LINE):
         door = look(desk + DOOR * LINE)
         came = (door & (1 << SHIFT) - 1) >> 1
         if not (door & 1 and came + 1 < look(desk + WANTED * LINE) and change(desk + DOOR * LINE, door, door + 2)):

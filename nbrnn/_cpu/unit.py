@@ -252,11 +252,11 @@ class Unit:
         if alone == 0 and plan.holds(len(when.order), len(x)):
             run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, saved, *workspace)
         else:
-            sharing = workers.Sharing(plan, alone)
-            for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
-                team = sharing.team(now.stop - now.start)
-                keep = None if saved is None else saved[rows]
-                run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
+            with workers.Sharing(plan, alone) as sharing:
+                for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
+                    team = sharing.team(now.stop - now.start)
+                    keep = None if saved is None else saved[rows]
+                    run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
         if out is not y:
             y[...] = out
 
@@ -269,10 +269,11 @@ class Unit:
         if alone == 0 and plan.holds(len(when.order), len(dy)):
             run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, saved, *workspace)
         else:
-            sharing, counts = workers.Sharing(plan, alone), cost.cuts(plan, len(dy), alone)[::-1]
-            for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
-                team = sharing.team(now.stop - now.start)
-                run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
+            counts = cost.cuts(plan, len(dy), alone)[::-1]
+            with workers.Sharing(plan, alone) as sharing:
+                for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
+                    team = sharing.team(now.stop - now.start)
+                    run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
 
     def gradients(
         self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
@@ -285,13 +286,14 @@ class Unit:
         plan = plan._replace(members=min(plan.members, len(work.tables)))
         done = row = 0
         # Where these are cut must not depend on threads: the last bits of a sum depend on it.
-        for now in cost.cuts(plan, len(x), 0):
-            team = workers.team(plan, now)
-            run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
-            if done + now < len(x):
-                start = len(x) - done - now if when.reverse else done
-                row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
-            done += now
+        with workers.Sharing(plan, 0) as sharing:
+            for now in cost.cuts(plan, len(x), 0):
+                team = sharing.team(now)
+                run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
+                if done + now < len(x):
+                    start = len(x) - done - now if when.reverse else done
+                    row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
+                done += now
 
     def new_totals(self) -> Any:
         """Zeros to sum the gradients of the weights in."""

@@ -20,11 +20,11 @@ from .._kernel import cached, compiled
 from .._memory import aligned
 from . import cost
 from . import team as _team
-from .team import LINE, MOST, WORDS, Team
+from .team import COMING, LINE, MOST, WORDS, Team
 
-#: How long a worker looks for a next job before it goes to sleep, how long a call waits for workers, and the end of the
-#: process for those of a call, in seconds.
-AWAKE, WAIT, LAST = 200e-6, 50e-6, 1.0
+#: How long a worker looks for a next job before it goes to sleep, how long a call waits for workers at most, and the end
+#: of the process for those of a call, in seconds.
+AWAKE, WAIT, LAST = 1e-3, 500e-6, 1.0
 
 #: How long it takes to wake one; for what is not twice as long, nobody waits.
 WAKING = 200e-6
@@ -68,6 +68,10 @@ class Workers:
         # Nobody is waited for who isn't there.
         wanted = 1 if self._stopped else min(wanted, MOST, 1 + len(self._all))
         return Team(self.desk, wanted, int(min(WAIT, seconds / 20) / self._look) + 1, abreast)
+
+    def expect(self, seconds: float) -> None:
+        """A next job comes within so long: no worker is to go to sleep before."""
+        self._desk[COMING * LINE // self._desk.itemsize] = int(seconds / self._look)
 
     def wake(self, wanted: int) -> bool:
         """Wake (or start) the workers of a team of so many; whether any wasn't awake."""
@@ -122,6 +126,7 @@ class Workers:
                 self._ring(worker)
         # A thread that nobody waits for may be in a long call, with workers that would go from job to job.
         last = time.monotonic() + LAST
+        self.expect(0)
         self._close(self.desk, int(LAST / self._look))
         for worker in self._all:
             if worker.thread.ident is not None:
@@ -175,8 +180,13 @@ ALONE = Team(0, 1, 0, 1)
 
 
 def rouse(plan: cost.Plan, steps: int) -> int:
-    """Wake who would share so many steps; how many of those to do alone in the meantime."""
+    """Wake who would share so many steps; how many of those to do alone in the meantime.
+
+    None if even one takes longer than that.
+    """
     if plan.members == 1 or plan.seconds * steps < 2 * WAKING or not workers().wake(plan.members):
+        return 0
+    if plan.seconds > WAKING:
         return 0
     return min(steps // 2, math.ceil(WAKING / plan.seconds))
 
@@ -192,6 +202,8 @@ def team(plan: cost.Plan, steps: int, alone: int = 0) -> Team:
 class Sharing:
     """The pieces of one call: shared as long as that goes well.
 
+    Workers stay awake from one to the next, even if they have missed one.
+
     Where other processes want the processors, a member that waits for another may wait for its turn of some
     milliseconds at every step.  A piece that took far too long is therefore the last that is shared.
     """
@@ -199,13 +211,24 @@ class Sharing:
     def __init__(self, plan: cost.Plan, alone: int) -> None:
         self._plan, self._alone, self._deadline, self._late = plan, alone, math.inf, False
 
+    def __enter__(self) -> Sharing:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._expect(0.0)
+
+    def _expect(self, seconds: float) -> None:
+        if self._plan.members > 1:
+            workers().expect(seconds)
+
     def team(self, steps: int) -> Team:
         """Who shares the next piece, of so many steps."""
-        now = time.perf_counter()
+        now, seconds = time.perf_counter(), SLOW * self._plan.seconds * steps
         self._late = self._late or now > self._deadline
+        self._expect(0.0 if self._late else seconds)
         found = ALONE if self._late else team(self._plan, steps, self._alone)
         self._alone = 0
-        self._deadline = now + SLOW * self._plan.seconds * steps if found.wanted > 1 else math.inf
+        self._deadline = now + seconds if found.wanted > 1 else math.inf
         return found
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Results = dict[str, Array]
 
-#: A sample lasts so long at least: enough that the clock and its call cost nothing.
-SAMPLE_SECONDS = 1e-3
+#: A sample lasts so long at least: enough that the clock and its call cost nothing.  It comes after untimed calls for
+#: at least so long: a processor that has slept needs some milliseconds until it is as fast as it was, a second one more.
+SAMPLE_SECONDS, WARM_SECONDS = 2e-3, 10e-3
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 #: What is so many times slower than the fastest, and would take that part of the time there is, is timed once.
 HOPELESS, LARGE_PART = 20, 0.05
@@ -96,7 +97,7 @@ def measure(contenders: Sequence[Contender], seconds: float) -> list[Timing]:
     """Time contenders in turn: each round takes one sample of each, and begins with another one.
 
     What slows the machine down for a while so slows all of them.  Before each sample, the threads of the contender
-    before have stopped, and an untimed call has woken this one's.  A contender that is far slower than the fastest, or
+    before have stopped, and untimed calls have woken this one's.  A contender that is far slower than the fastest, or
     one call of which takes longer than all the time there is, is timed once.
 
     Parameters
@@ -130,8 +131,9 @@ def _sample(contender: Contender, calls: int) -> float:
     settle()
     contender.prepare()
     begun = time.perf_counter()
-    contender.call()  # wakes its threads up, and fetches what the one before has driven out of the caches
-    if calls == 1 and (taken := time.perf_counter() - begun) > SHORT_SECONDS:
+    while (taken := time.perf_counter() - begun) < WARM_SECONDS:
+        contender.call()  # wakes its threads up, and fetches what the one before has driven out of the caches
+    if calls == 1 and taken > SHORT_SECONDS:
         return taken
     begun = time.perf_counter()
     for _ in range(calls):
@@ -142,11 +144,13 @@ def _sample(contender: Contender, calls: int) -> float:
 def settle() -> None:
     """Wait until no thread of this process runs: those of some libraries go on spinning for up to 50 ms after a call,
     and would take time from the next contender.
+
+    What a thread on another processor has used is told at that one's clock ticks only, up to 10 ms apart.
     """
-    for _ in range(50):
+    for _ in range(20):
         before = time.process_time()
-        time.sleep(0.002)
-        if time.process_time() - before < 0.0004:
+        time.sleep(0.012)
+        if time.process_time() - before < 0.001:
             break
 
 
