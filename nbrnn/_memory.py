@@ -43,8 +43,11 @@ def require(what: Callable[[], str], dtype: DTypeLike, **numbers: int) -> None:
 
     NumPy alone would notice too late: the system promises memory it hasn't, one array at a time.
     """
+    count = sum(numbers.values())
+    if count < 2**20:
+        return  # wherever this runs
     item = np.dtype(dtype).itemsize
-    total, physical = item * sum(numbers.values()), _physical()
+    total, physical = item * count, _physical()
     if total > physical:
         sizes = {name: count * item for name, count in numbers.items()}
         parts = ", ".join(

@@ -179,7 +179,7 @@ class Recurrent(Module):
         else:
             states = state if isinstance(state, tuple | list) else (state,)
             y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
-        stack.infer(call.batch, call.x, self._axes.turn(y, call.batched), list(call.h), list(call.c))
+        stack.infer(call.batch, call.x, self._axes.turn(y, call.batched), call.h, call.c)
         return y if out is None else out, self._axes.user_state(call.h, call.c, call.batched)
 
     def forward(

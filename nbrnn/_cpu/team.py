@@ -255,7 +255,7 @@ def part_ways(seat):
 
 @kernel
 def serve(desk, most):
-    """Take part in jobs until that many looks in a row (or more, if one is coming) have found none: how many those were."""
+    """Take part in jobs until so many looks in a row (more if a job is coming) found none: how many those were."""
     looks, served = nought(), nought()
     while looks < most or looks < look(desk + COMING * LINE):
         door = look(desk + DOOR * LINE)

@@ -22,8 +22,8 @@ from . import cost
 from . import team as _team
 from .team import COMING, LINE, MOST, WORDS, Team
 
-#: How long a worker looks for a next job before it goes to sleep, how long a call waits for workers at most, and the end
-#: of the process for those of a call, in seconds.
+#: Seconds: how long a worker looks for a next job before it goes to sleep, how long a call waits for workers at most,
+#: and how long the end of the process does for those of a call.
 AWAKE, WAIT, LAST = 1e-3, 500e-6, 1.0
 
 #: How long it takes to wake one; for what is not twice as long, nobody waits.

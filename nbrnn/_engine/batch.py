@@ -16,12 +16,6 @@ Array = NDArray[Any]
 _NO_RESETS = np.zeros((0, 0), np.bool_)
 
 
-@functools.lru_cache(maxsize=32)
-def _in_order(steps: int, size: int) -> tuple[Array, Array]:
-    """Order and lengths of sequences that are all full."""
-    return np.arange(size, dtype=np.int64), np.full(size, steps, np.int64)
-
-
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Sequences in order of falling length, which lets a step run the first few of them.
@@ -47,12 +41,13 @@ class Batch:
     @classmethod
     def of(cls, steps: int, size: int, lengths: Array | None, resets: Array | None) -> Batch:
         """From what the user gave; None stands for full length and no cuts."""
+        if lengths is None and resets is None:
+            return _plain(steps, size)
+        resets = _NO_RESETS if resets is None else resets
         if lengths is None:
-            order, lengths = _in_order(steps, size)
-        else:
-            order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
-            lengths = lengths[order]
-        return cls(steps, size, lengths, order, _NO_RESETS if resets is None else resets)
+            return dataclasses.replace(_plain(steps, size), resets=resets)
+        order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+        return cls(steps, size, lengths[order], order, resets)
 
     @functools.cached_property
     def full(self) -> bool:
@@ -68,3 +63,9 @@ class Batch:
         if self.full:
             return steps * self.size
         return int(np.clip(self.lengths - t0, 0, steps).sum())
+
+
+@functools.lru_cache(maxsize=32)
+def _plain(steps: int, size: int) -> Batch:
+    """Sequences that are all full, without cuts."""
+    return Batch(steps, size, np.full(size, steps, np.int64), np.arange(size, dtype=np.int64), _NO_RESETS)

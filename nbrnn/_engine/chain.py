@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from .batch import Batch
 from .rooms import Rooms
 
 Array = NDArray[Any]
+States = Sequence[Array] | Array  # one for each layer, to be changed in place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,7 @@ class Drop:
         return dropout(x, self.p, self.key, 0, layer, directions, t0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """What one pass over the sequences is told.
 
     ``checkpoint``: keep only the states, every so many steps; None: keep all that the way back needs.
@@ -100,6 +100,7 @@ class Chain:
     def __init__(self, units: list[Unit], first: int, reverse: bool, rooms: Rooms) -> None:
         self.units, self.first, self.reverse, self.rooms = units, first, reverse, rooms
         self._key = (first, reverse, units[0].lanes)
+        self._between = max((u.K for u in units[:-1]), default=0)
 
     def stretches(self, steps: int, at_most: int) -> Iterator[tuple[int, int]]:
         """(t0, steps) of stretches of at most so many steps, in the order they are run."""
@@ -107,7 +108,7 @@ class Chain:
         for t0 in reversed(starts) if self.reverse else starts:
             yield t0, min(at_most, steps - t0)
 
-    def run(self, way: Pass, t0: int, x: Array, y: Array, h: list[Array], c: list[Array], room: Room) -> Kept:
+    def run(self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> Kept:
         """Run the steps of x into y; states change in place."""
         when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
         rows = 0 if room.saved is None else way.batch.rows(t0, len(x))
@@ -123,20 +124,23 @@ class Chain:
             x = out if way.drop is None or last else way.drop(out, self.first + q, 1, t0)
         return kept
 
-    def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
+    def infer(self, batch: Batch, x: Array, y: Array, h: States, c: States) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
         way, most = Pass(batch), self.comfortable(batch)
         between = most if len(self.units) > 1 else 0
         key = (self._key, "infer", between, batch.size)
         room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
-        for t0, steps in self.stretches(batch.steps, most):
-            self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+        if most >= batch.steps:
+            self.run(way, 0, x, y, h, c, room)
+        else:
+            for t0, steps in self.stretches(batch.steps, most):
+                self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
-        width = batch.size * max((u.K for u in self.units[:-1]), default=0)
-        return max(1, batch.steps if width == 0 else min(batch.steps, 2**18 // width))
+        width = batch.size * self._between
+        return batch.steps if width == 0 else max(1, min(batch.steps, 2**18 // width))
 
     def record(
         self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]

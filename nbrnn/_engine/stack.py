@@ -72,7 +72,7 @@ class Stack:
         """The columns of a direction."""
         return y if self.directions == 1 else y[:, :, direction * self.K : (direction + 1) * self.K]
 
-    def infer(self, batch: Batch, x: Array, y: Array, h: list[Array], c: list[Array]) -> None:
+    def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
         for n, level in enumerate(self.levels):
             out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Results = dict[str, Array]
 
-#: A sample lasts so long at least: enough that the clock and its call cost nothing.  It comes after untimed calls for
-#: at least so long: a processor that has slept needs some milliseconds until it is as fast as it was, a second one more.
+#: A sample lasts so long at least: enough that the clock and its call cost nothing.  It comes after untimed calls
+#: for so long: a processor that has slept takes some milliseconds to be as fast as it was, a second one more.
 SAMPLE_SECONDS, WARM_SECONDS = 2e-3, 10e-3
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 #: What is so many times slower than the fastest, and would take that part of the time there is, is timed once.
