@@ -1,0 +1,8 @@
+"""An emulator of PTX, in which CUDA kernels are tested on machines without a GPU: see README.md."""
+
+from tests.ptx.call import Input, Output, launch
+from tests.ptx.errors import Fault, PtxError
+from tests.ptx.machine import Checks, Launch
+from tests.ptx.parse import Module, parse
+
+__all__ = ["Checks", "Fault", "Input", "Launch", "Module", "Output", "PtxError", "launch", "parse"]
