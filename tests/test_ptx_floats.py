@@ -244,7 +244,8 @@ def test_smaller_and_larger_with_nan_and_signed_zeros(t):
     low, high = (apply(f"{n}.{t} D, A, B", t, (t, a), (t, b)) for n in ("min", "max"))
     np.testing.assert_array_equal(low, [1, 1, 2, np.nan, 0, 0, -np.inf])
     np.testing.assert_array_equal(high, [2, 1, 2, np.nan, 0, 0, 3])
-    assert np.signbit(low[4:6]).all() and not np.signbit(high[4:6]).any()
+    assert np.signbit(low[4:6]).all()
+    assert not np.signbit(high[4:6]).any()
     if t == "f32":
         np.testing.assert_array_equal(
             apply("min.NaN.f32 D, A, B", t, (t, a), (t, b)), [1, np.nan, np.nan, np.nan, 0, 0, -np.inf]
@@ -328,7 +329,8 @@ def test_tensor_core_formats():
     a = np.array([1 + 2**-11, 1 + 2**-10, -1 - 2**-11, 3.14159, np.inf], F32)
     got = apply("cvt.rna.tf32.f32 D, A", "u32", ("f32", a)).view(F32)
     np.testing.assert_array_equal(got[:3], np.array([1 + 2**-10, 1 + 2**-10, -1 - 2**-10], F32))
-    assert got[4] == np.inf and abs(got[3] - a[3]) < 2**-10
+    assert got[4] == np.inf
+    assert abs(got[3] - a[3]) < 2**-10
     got = apply("cvt.rn.bf16x2.f32 D, A, B", "u32", ("f32", a), ("f32", a * 2))
     np.testing.assert_array_equal(got >> 16, arith.to_bf16(a))
     np.testing.assert_array_equal(got & 0xFFFF, arith.to_bf16(a * 2))
@@ -361,7 +363,8 @@ def test_approximate_functions_err_as_much_as_they_may(name):
         worst.append((np.abs(got - wanted) / allowed).max())
         assert worst[-1] <= 1.0001
         np.testing.assert_array_equal(got, apply(f"{name} D, A", "f32", ("f32", x), seed=seed))
-    assert worst[1] > 0.6 and worst[1] != worst[2]
+    assert worst[1] > 0.6
+    assert worst[1] != worst[2]
     special = np.array([np.nan, np.inf, 0], F32)
     got = apply(f"{name} D, A", "f32", ("f32", special), seed=0)
     with np.errstate(all="ignore"):
@@ -384,13 +387,21 @@ def test_approximate_division():
 def test_rounding_by_definition():
     """The oracle itself, on numbers worked by hand."""
     half, third = Fraction(1, 2), Fraction(1, 3)
-    assert arith.from_fraction(1 + half**24, "f32") == 1 and arith.from_fraction(1 + 3 * half**24, "f32") == 1 + 2**-22
-    assert arith.from_fraction(third, "f32") == float(F32(1 / 3)) and arith.from_fraction(-third, "f64") == -1 / 3
-    assert arith.from_fraction(half**150, "f32") == 0 and arith.from_fraction(half**150 * 3, "f32") == 2**-148
+    assert arith.from_fraction(1 + half**24, "f32") == 1
+    assert arith.from_fraction(1 + 3 * half**24, "f32") == 1 + 2**-22
+    assert arith.from_fraction(third, "f32") == float(F32(1 / 3))
+    assert arith.from_fraction(-third, "f64") == -1 / 3
+    assert arith.from_fraction(half**150, "f32") == 0
+    assert arith.from_fraction(half**150 * 3, "f32") == 2**-148
     assert (
-        arith.from_fraction(half**200, "f32", "rp") == 2**-149 and arith.from_fraction(-(half**200), "f32", "rp") == 0
+        arith.from_fraction(half**200, "f32", "rp") == 2**-149
+    )
+    assert (
+        arith.from_fraction(-(half**200), "f32", "rp") == 0
     )
     assert (
         arith.from_fraction(Fraction(2) ** 128, "f32") == math.inf
-        and arith.from_fraction(Fraction(2) ** 128, "f32", "rz") == LARGEST["f32"]
+    )
+    assert (
+        arith.from_fraction(Fraction(2) ** 128, "f32", "rz") == LARGEST["f32"]
     )

@@ -1,5 +1,7 @@
 """Each integer instruction of the emulator against Python's integers."""
 
+# ruff: noqa: B023 (functions of a loop are called within it)
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -262,10 +264,17 @@ def test_special_registers():
     launch(kernel(body, 1), (2, 3), (4, 3, 3), [out])
     x, y, z, bx, by, ny, gx, lane, warp, below, above = out.transpose(2, 0, 1)
     t, b = np.arange(36), np.arange(6)[:, None]
-    assert (x == t % 4).all() and (y == t // 4 % 3).all() and (z == t // 12).all()
-    assert (bx == b % 2).all() and (by == b // 2).all() and (ny == 3).all() and (gx == 2).all()
-    assert (lane == t % 32).all() and (warp == t // 32).all()
-    assert (below == (1 << (t % 32)) - 1).all() and (above == 2**32 - (1 << (t % 32))).all()
+    assert (x == t % 4).all()
+    assert (y == t // 4 % 3).all()
+    assert (z == t // 12).all()
+    assert (bx == b % 2).all()
+    assert (by == b // 2).all()
+    assert (ny == 3).all()
+    assert (gx == 2).all()
+    assert (lane == t % 32).all()
+    assert (warp == t // 32).all()
+    assert (below == (1 << (t % 32)) - 1).all()
+    assert (above == 2**32 - (1 << (t % 32))).all()
 
 
 def test_indirect_jumps():

@@ -216,7 +216,7 @@ class _Body:
                 if stop < 0:
                     raise PtxError(f"no semicolon after {self.text[self.at : self.at + 60]!r}")
                 statement = " ".join(self.text[self.at : stop].split())
-                if statement.startswith((".loc", ".file")):  # these end with their line
+                if statement.startswith((".loc ", ".file ")):  # these end with their line
                     stop = self.text.find("\n", self.at, self.end)
                 self._statement(statement, self._line(self.at))
                 self.at = stop + 1
@@ -261,7 +261,7 @@ class _Body:
             for variable in _variables(s):
                 variable.name = self._declare(variable.name)
                 kernel.variables.append(variable)
-        elif s.startswith((".pragma", ".loc", ".file")):
+        elif s.startswith((".pragma", ".loc ", ".file ")):
             pass
         elif s.startswith("."):
             raise PtxError(f"directive not known: {s}")

@@ -107,8 +107,12 @@ class Shadow:
         if flags & STRONG:
             self.any_strong = True
             self._remember(units, lanes, flags | WRITES)
-            return
+            if not flags & NARROW:
+                return
         lost = self.write[units] != now
+        if flags & STRONG and np.count_nonzero(lost):
+            block = self.clocks.grid.block
+            lost &= block[self.write[units] & LANE_MASK] != block[lanes]
         if np.count_nonzero(lost):
             i = int(np.flatnonzero(lost)[0])
             other = int(self.write[units[i]]) & LANE_MASK
