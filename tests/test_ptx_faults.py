@@ -46,7 +46,15 @@ def test_a_message_says_where():
 
 
 @pytest.mark.parametrize("n", [31, 33, 64])
-@pytest.mark.parametrize("how", ["ld.global.u32 %r1, [%d2+{}];", "st.global.u32 [%d2+{}], %r50;", "atom.global.add.u32 %r1, [%d2+{}], 1;", "ld.u32 %r1, [%d2+{}];"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ld.global.u32 %r1, [%d2+{}];",
+        "st.global.u32 [%d2+{}], %r50;",
+        "atom.global.add.u32 %r1, [%d2+{}], 1;",
+        "ld.u32 %r1, [%d2+{}];",
+    ],
+)
 def test_global_memory_ends(how, n):
     fine(AT + how.format(0), zeros(n), zeros(n), block=n)
     faulty("bounds", AT + how.format(4), zeros(n), zeros(n), block=n)
@@ -77,17 +85,35 @@ def test_other_memories_end(space):
 
 def test_generic_addresses_are_not_shared_ones():
     generic = "mov.u64 %d3, buffer; cvta.shared.u64 %d3, %d3; "
-    fine(generic + "st.u32 [%d3], 5; cvta.to.shared.u64 %d4, %d3; ld.shared.u32 %r1, [%d4]; setp.ne.s32 %p1, %r1, 5; @%p1 trap;", block=1, declare=SHARED)
+    fine(
+        generic
+        + "st.u32 [%d3], 5; cvta.to.shared.u64 %d4, %d3; ld.shared.u32 %r1, [%d4]; setp.ne.s32 %p1, %r1, 5; @%p1 trap;",
+        block=1,
+        declare=SHARED,
+    )
     faulty("bounds", generic + "st.shared.u32 [%d3], 5;", block=1, declare=SHARED)
 
 
 def test_generic_addresses_may_differ_in_their_memory():
-    body = AT + "setp.lt.u32 %p1, %r50, 16; " + MINE + "cvta.shared.u64 %d3, %d3; selp.b64 %d5, %d2, %d3, %p1; st.u32 [%d5], %r50; ld.u32 %r1, [%d5]; st.global.u32 [%d2], %r1;"
+    body = (
+        AT
+        + "setp.lt.u32 %p1, %r50, 16; "
+        + MINE
+        + "cvta.shared.u64 %d3, %d3; selp.b64 %d5, %d2, %d3, %p1; st.u32 [%d5], %r50; ld.u32 %r1, [%d5]; st.global.u32 [%d2], %r1;"
+    )
     _, (out,) = fine(body, zeros(32), declare=SHARED)
     assert out.tolist() == list(range(32))
 
 
-@pytest.mark.parametrize("how", ["ld.global.u64 %d9, [%d2+4];", "ld.global.v2.u32 {%r1, %r2}, [%d2+4];", "ld.global.u32 %r1, [%d2+2];", "ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%d2+8];"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ld.global.u64 %d9, [%d2+4];",
+        "ld.global.v2.u32 {%r1, %r2}, [%d2+4];",
+        "ld.global.u32 %r1, [%d2+2];",
+        "ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%d2+8];",
+    ],
+)
 def test_addresses_must_be_aligned(how):
     faulty("alignment", "mov.u64 %d2, %d50;" + how, zeros(32), block=1)
 
@@ -106,7 +132,9 @@ def test_outputs_are_written_before_they_are_read():
     run, _ = fine(AT + "st.global.u32 [%d2], 1; ld.global.u32 %r1, [%d2];", Output(zeros(40)))
     assert run.unwritten == [32]
     faulty("uninitialised", AT + "ld.global.u32 %r1, [%d2];", Output(zeros(32)), match="byte 0 of argument 0")
-    faulty("uninitialised", AT + "st.global.u8 [%d2], 1; ld.global.u32 %r1, [%d2];", Output(zeros(32)), match="byte 1 of")
+    faulty(
+        "uninitialised", AT + "st.global.u8 [%d2], 1; ld.global.u32 %r1, [%d2];", Output(zeros(32)), match="byte 1 of"
+    )
     faulty("uninitialised", AT + "atom.global.add.u32 %r1, [%d2], 1;", Output(zeros(32)))
     fine(AT + "ld.global.u32 %r1, [%d2];", Output(zeros(32)), checks=Checks(initialisation=False))
 
@@ -125,14 +153,21 @@ def test_shared_memory_of_another_block_is_not_this_ones():
 
 def test_registers_are_written_before_they_are_read():
     faulty("register", "add.s32 %r1, %r2, 1;", match="reads %r2")
-    faulty("register", "setp.lt.u32 %p1, %r51, 16; @%p1 mov.u32 %r2, 1; add.s32 %r1, %r2, 1;", match="thread 16 of|thread")
+    faulty(
+        "register", "setp.lt.u32 %p1, %r51, 16; @%p1 mov.u32 %r2, 1; add.s32 %r1, %r2, 1;", match="thread 16 of|thread"
+    )
     fine("setp.lt.u32 %p1, %r51, 16; @%p1 mov.u32 %r2, 1; @!%p1 mov.u32 %r2, 2; add.s32 %r1, %r2, 1;")
     fine("setp.lt.u32 %p1, %r51, 16; @%p1 bra A; mov.u32 %r2, 1; bra B; A: mov.u32 %r2, 2; B: add.s32 %r1, %r2, 1;")
     faulty("register", "setp.lt.u32 %p1, %r51, 16; @%p1 bra B; mov.u32 %r2, 1; B: add.s32 %r1, %r2, 1;")
     faulty("register", "@%p1 add.s32 %r1, %r51, 1;", match="reads %p1")
     faulty("register", "@%p1 bra A; A:", match="reads %p1")
     # A copy of nothing is no fault until it is used.
-    fine("mov.u32 %r2, %r3; selp.b32 %r4, %r51, %r2, %p3; mov.u32 %r5, %r4;".replace("%p3", "%p2").replace("mov.u32 %r2", "setp.ge.u32 %p2, %r51, 0; mov.u32 %r2") + "add.s32 %r6, %r5, 1;")
+    fine(
+        "mov.u32 %r2, %r3; selp.b32 %r4, %r51, %r2, %p3; mov.u32 %r5, %r4;".replace("%p3", "%p2").replace(
+            "mov.u32 %r2", "setp.ge.u32 %p2, %r51, 0; mov.u32 %r2"
+        )
+        + "add.s32 %r6, %r5, 1;"
+    )
     faulty("register", "mov.u32 %r2, %r3; mov.u32 %r4, %r2; add.s32 %r1, %r4, 1;", match="reads %r4")
     fine("add.s32 %r1, %r2, 1;", checks=Checks(registers=False))
 
@@ -148,7 +183,14 @@ EXCHANGE = MINE + LEFT + "st.shared.u32 [%d3], %r51; {} ld.shared.u32 %r3, [%d6]
 def test_a_missing_barrier_of_the_block(block):
     bar = "bar.sync 0;"
     fine(EXCHANGE.format(bar, bar), block=block, declare=SHARED)
-    said = faulty("race", EXCHANGE.format("", bar), block=block, declare=SHARED, checks=Checks(initialisation=False), match="has (written|read)")
+    said = faulty(
+        "race",
+        EXCHANGE.format("", bar),
+        block=block,
+        declare=SHARED,
+        checks=Checks(initialisation=False),
+        match="has (written|read)",
+    )
     assert "in buffer" in said
     faulty("race", EXCHANGE.format(bar, ""), block=block, declare=SHARED, match="has (read|written)")
 
@@ -158,7 +200,9 @@ def test_a_missing_barrier_of_the_warp():
     fine(EXCHANGE.format(warp, warp), declare=SHARED)
     faulty("race", EXCHANGE.format("", warp), declare=SHARED, checks=Checks(initialisation=False))
     faulty("race", EXCHANGE.format(warp, ""), declare=SHARED)
-    faulty("race", EXCHANGE.format(warp, warp), block=64, declare=SHARED, checks=Checks(initialisation=False))  # across warps
+    faulty(
+        "race", EXCHANGE.format(warp, warp), block=64, declare=SHARED, checks=Checks(initialisation=False)
+    )  # across warps
 
 
 def test_a_shuffle_orders_no_memory():
@@ -185,7 +229,10 @@ def test_races_are_seen_by_bytes():
     fine(body.format("", ""), declare=SHARED)
     faulty("race", body.format("", "+1"), declare=SHARED, checks=Checks(initialisation=False), block=32)
     fine(body.format("bar.sync 0;", "") + "st.shared.u8 [%d3], 1;", declare=SHARED)
-    words = MINE + "st.shared.u32 [%d3], 1; xor.b32 %r2, %r51, 1; mov.u64 %d6, buffer; mad.wide.u32 %d6, %r2, 4, %d6; {} ld.shared.u8 %r3, [%d6+2];"
+    words = (
+        MINE
+        + "st.shared.u32 [%d3], 1; xor.b32 %r2, %r51, 1; mov.u64 %d6, buffer; mad.wide.u32 %d6, %r2, 4, %d6; {} ld.shared.u8 %r3, [%d6+2];"
+    )
     fine(words.format("bar.sync 0;"), declare=SHARED)
     faulty("race", words.format(""), declare=SHARED, checks=Checks(initialisation=False))
 
@@ -200,7 +247,13 @@ def test_a_read_before_the_write_of_a_reader():
 
 
 def test_atomics_do_not_race_with_each_other():
-    fine("atom.shared.add.u32 %r1, [other], 1;".replace("atom", "setp.eq.u32 %p1, %r51, 0; @%p1 st.shared.u32 [other], 0; bar.sync 0; atom"), block=64, declare=SHARED)
+    fine(
+        "atom.shared.add.u32 %r1, [other], 1;".replace(
+            "atom", "setp.eq.u32 %p1, %r51, 0; @%p1 st.shared.u32 [other], 0; bar.sync 0; atom"
+        ),
+        block=64,
+        declare=SHARED,
+    )
     add = "red.global.add.u32 [%d50], 1; {} setp.eq.u32 %p1, %r51, 3; @%p1 ld.global.u32 %r1, [%d50];"
     _, (total,) = fine(add.format("bar.sync 0;"), zeros(1), block=64)
     assert total[0] == 64
@@ -231,11 +284,31 @@ ORDERED = dict(store="st.release.gpu.global.u32 [%d50+4], 1;", load="ld.acquire.
 RIGHT = {
     "release and acquire": ORDERED | dict(fence0="", fence1=""),
     "two fences": STRONG | dict(fence0="fence.acq_rel.gpu;", fence1="fence.sc.gpu;"),
-    "old fences and volatile": dict(store="st.volatile.global.u32 [%d50+4], 1;", load="ld.volatile.global.u32 %r1, [%d50+4];", fence0="membar.gl;", fence1="membar.gl;"),
+    "old fences and volatile": dict(
+        store="st.volatile.global.u32 [%d50+4], 1;",
+        load="ld.volatile.global.u32 %r1, [%d50+4];",
+        fence0="membar.gl;",
+        fence1="membar.gl;",
+    ),
     "a fence and an acquire": ORDERED | dict(store=STRONG["store"], fence0="membar.sys;", fence1=""),
-    "atomics": dict(store="atom.release.gpu.global.exch.b32 %r3, [%d50+4], 1;", load="atom.acquire.gpu.global.add.u32 %r1, [%d50+4], 0;", fence0="", fence1=""),
-    "red": dict(store="red.release.gpu.global.add.u32 [%d50+4], 1;", load="atom.acq_rel.gpu.global.cas.b32 %r1, [%d50+4], 5, 5;", fence0="", fence1=""),
-    "system scope": dict(store="st.release.sys.global.u32 [%d50+4], 1;", load="ld.acquire.sys.global.u32 %r1, [%d50+4];", fence0="", fence1=""),
+    "atomics": dict(
+        store="atom.release.gpu.global.exch.b32 %r3, [%d50+4], 1;",
+        load="atom.acquire.gpu.global.add.u32 %r1, [%d50+4], 0;",
+        fence0="",
+        fence1="",
+    ),
+    "red": dict(
+        store="red.release.gpu.global.add.u32 [%d50+4], 1;",
+        load="atom.acq_rel.gpu.global.cas.b32 %r1, [%d50+4], 5, 5;",
+        fence0="",
+        fence1="",
+    ),
+    "system scope": dict(
+        store="st.release.sys.global.u32 [%d50+4], 1;",
+        load="ld.acquire.sys.global.u32 %r1, [%d50+4];",
+        fence0="",
+        fence1="",
+    ),
 }
 WRONG = {
     "no release": ORDERED | dict(store=STRONG["store"], fence0="", fence1=""),
@@ -246,7 +319,12 @@ WRONG = {
     "fences of a block": STRONG | dict(fence0="membar.cta;", fence1="membar.gl;"),
     "a reader's fence of a block": STRONG | dict(fence0="membar.gl;", fence1="membar.cta;"),
     "release to a block": ORDERED | dict(store="st.release.cta.global.u32 [%d50+4], 1;", fence0="", fence1=""),
-    "a plain flag": dict(store="st.global.u32 [%d50+4], 1;", load="ld.acquire.gpu.global.u32 %r1, [%d50+4];", fence0="membar.gl;", fence1=""),
+    "a plain flag": dict(
+        store="st.global.u32 [%d50+4], 1;",
+        load="ld.acquire.gpu.global.u32 %r1, [%d50+4];",
+        fence0="membar.gl;",
+        fence1="",
+    ),
 }
 
 
@@ -262,7 +340,10 @@ def test_messages_between_blocks_that_may_come_too_early(name):
 
 
 def test_messages_within_a_block_need_its_scope_only():
-    within = MESSAGE.replace("%r52, 1", "%r51, 32").replace("setp.eq.u32 %p9, %r51, 32", "setp.eq.u32 %p9, %r51, 32; setp.ne.u32 %p8, %r51, 0; setp.ne.and.u32 %p8, %r51, 32, %p8; @%p8 bra END")
+    within = MESSAGE.replace("%r52, 1", "%r51, 32").replace(
+        "setp.eq.u32 %p9, %r51, 32",
+        "setp.eq.u32 %p9, %r51, 32; setp.ne.u32 %p8, %r51, 0; setp.ne.and.u32 %p8, %r51, 32, %p8; @%p8 bra END",
+    )
     cta = {k: v.replace(".gpu", ".cta") for k, v in RIGHT["release and acquire"].items()}
     fine(within.format(**cta), zeros(3), block=64)
     fine(within.format(**RIGHT["two fences"]), zeros(3), block=64)
@@ -284,10 +365,25 @@ def test_a_release_tells_what_its_thread_has_learnt():
     fine(body.format(first=acquire, second=tell, flag=8, value=1), zeros(4), grid=3, block=1)
     faulty("race", body.format(first=relaxed, second=tell, flag=8, value=1), zeros(4), grid=3, block=1)
     # An atomic goes on with the release that it has read; a store ends it.
-    last = body.replace("[%d50+{flag}]; setp", "[%d50+8]; setp").replace("ld.global.u32 %r2", "ld.acquire.gpu.global.u32 %r4, [%d50+4]; ld.global.u32 %r2")
-    last = last.replace("TWO: ld.acquire", "TWO: ld.relaxed").replace("{second}", "{second} st.relaxed.gpu.global.u32 [%d50+8], 1;")
-    fine(last.format(first=relaxed, second="red.relaxed.gpu.global.add.u32 [%d50+4], 1;", value=1), zeros(4), grid=3, block=1)
-    faulty("race", last.format(first=relaxed, second="st.relaxed.gpu.global.u32 [%d50+4], 2;", value=1), zeros(4), grid=3, block=1)
+    last = body.replace("[%d50+{flag}]; setp", "[%d50+8]; setp").replace(
+        "ld.global.u32 %r2", "ld.acquire.gpu.global.u32 %r4, [%d50+4]; ld.global.u32 %r2"
+    )
+    last = last.replace("TWO: ld.acquire", "TWO: ld.relaxed").replace(
+        "{second}", "{second} st.relaxed.gpu.global.u32 [%d50+8], 1;"
+    )
+    fine(
+        last.format(first=relaxed, second="red.relaxed.gpu.global.add.u32 [%d50+4], 1;", value=1),
+        zeros(4),
+        grid=3,
+        block=1,
+    )
+    faulty(
+        "race",
+        last.format(first=relaxed, second="st.relaxed.gpu.global.u32 [%d50+4], 2;", value=1),
+        zeros(4),
+        grid=3,
+        block=1,
+    )
 
 
 GRID_BARRIER = """
@@ -297,14 +393,29 @@ GRID_BARRIER = """
     SPIN: {look} mov.u32 %r6, %nctaid.x; setp.lt.u32 %p2, %r5, %r6; @%p2 bra SPIN; {after}
     WAITED: {behind}
 """
-CROSS = AT + """
+CROSS = (
+    AT
+    + """
     st.global.u32 [%d2], %r50;
     BARRIER
     mov.u32 %r7, %nctaid.x; mul.lo.u32 %r7, %r7, %r53; add.s32 %r8, %r50, %r53; rem.u32 %r8, %r8, %r7;
     mad.wide.u32 %d7, %r8, 4, %d50; ld.global.u32 %r9, [%d7]; mad.wide.u32 %d8, %r50, 4, %d51; st.global.u32 [%d8], %r9;
 """
-PARTS = dict(before="bar.sync 0;", fence="", arrive="red.release.gpu.global.add.u32 [%d52], 1;", look="ld.acquire.gpu.global.u32 %r5, [%d52];", after="", behind="bar.sync 0;")
-FENCED = PARTS | dict(fence="membar.gl;", arrive="atom.global.add.u32 %r5, [%d52], 1;", look="ld.volatile.global.u32 %r5, [%d52];", after="membar.gl;")
+)
+PARTS = dict(
+    before="bar.sync 0;",
+    fence="",
+    arrive="red.release.gpu.global.add.u32 [%d52], 1;",
+    look="ld.acquire.gpu.global.u32 %r5, [%d52];",
+    after="",
+    behind="bar.sync 0;",
+)
+FENCED = PARTS | dict(
+    fence="membar.gl;",
+    arrive="atom.global.add.u32 %r5, [%d52], 1;",
+    look="ld.volatile.global.u32 %r5, [%d52];",
+    after="membar.gl;",
+)
 
 
 @pytest.mark.parametrize("parts", [PARTS, FENCED], ids=["release and acquire", "fences"])
@@ -316,7 +427,14 @@ def test_a_barrier_of_the_grid_by_hand(parts):
     for name, value in parts.items():
         weaker = value.replace(".release", ".relaxed").replace(".acquire", ".relaxed")
         for less in {"" if name in ("before", "fence", "after", "behind") else weaker} - {value}:
-            said = faulty("race", text.format(**parts | {name: less}), *args, grid=4, block=48, checks=Checks(initialisation=False))
+            said = faulty(
+                "race",
+                text.format(**parts | {name: less}),
+                *args,
+                grid=4,
+                block=48,
+                checks=Checks(initialisation=False),
+            )
             assert "no barrier or release" in said, name
 
 
@@ -336,23 +454,40 @@ def test_divergent_barriers():
 
 def test_barriers_with_a_count():
     """Producers go on; consumers wait for them."""
-    body = MINE + """
+    body = (
+        MINE
+        + """
     setp.ge.u32 %p1, %r51, 32; @%p1 bra CONSUME;
     st.shared.u32 [%d3], %r51; {arrive} bra END;
     CONSUME: {wait} ld.shared.u32 %r1, [%d3+-128]; END:
     """
+    )
     right = dict(arrive="bar.arrive 1, 64;", wait="bar.sync 1, 64;")
     fine(body.format(**right), block=64, declare=SHARED)
     fine(body.format(arrive="barrier.sync.aligned 3, 64;", wait="barrier.sync 3, 64;"), block=64, declare=SHARED)
     faulty("deadlock", body.format(arrive="", wait="bar.sync 1, 64;"), block=64, declare=SHARED)
-    faulty("barrier", body.format(arrive="bar.arrive 1, 48;", wait="bar.sync 1, 64;"), block=64, declare=SHARED, match="multiples of 32")
-    faulty("barrier", body.format(arrive="bar.arrive 1, 64;", wait="bar.sync 1, 96;"), block=64, declare=SHARED, match="expect")
+    faulty(
+        "barrier",
+        body.format(arrive="bar.arrive 1, 48;", wait="bar.sync 1, 64;"),
+        block=64,
+        declare=SHARED,
+        match="multiples of 32",
+    )
+    faulty(
+        "barrier",
+        body.format(arrive="bar.arrive 1, 64;", wait="bar.sync 1, 96;"),
+        block=64,
+        declare=SHARED,
+        match="expect",
+    )
     late = body.replace("st.shared.u32 [%d3], %r51; {arrive}", "{arrive} st.shared.u32 [%d3], %r51;")
     faulty("race", late.format(**right), block=64, declare=SHARED, checks=Checks(initialisation=False))
 
 
 def test_threads_of_a_warp_that_never_meet():
-    said = faulty("deadlock", "setp.lt.u32 %p1, %r51, 8; @%p1 bra E; shfl.sync.bfly.b32 %r1, %r51, 1, 31, -1; E: bar.sync 0;")
+    said = faulty(
+        "deadlock", "setp.lt.u32 %p1, %r51, 8; @%p1 bra E; shfl.sync.bfly.b32 %r1, %r51, 1, 31, -1; E: bar.sync 0;"
+    )
     assert "24 threads" in said
     assert "wait for others of their warp" in said
     faulty("warp", "shfl.sync.bfly.b32 %r1, %r51, 1, 31, 0xff;", match="not in the member mask")
@@ -362,7 +497,13 @@ def test_threads_of_a_warp_that_never_meet():
 
 def test_endless_loops_stop():
     limit = Checks(steps=500)
-    faulty("steps", "A: ld.volatile.global.u32 %r1, [%d50]; setp.eq.u32 %p1, %r1, 0; @%p1 bra A;", zeros(1), checks=limit, match="500 steps")
+    faulty(
+        "steps",
+        "A: ld.volatile.global.u32 %r1, [%d50]; setp.eq.u32 %p1, %r1, 0; @%p1 bra A;",
+        zeros(1),
+        checks=limit,
+        match="500 steps",
+    )
     faulty("trap", "setp.eq.u32 %p1, %r51, 9; @%p1 trap;", match="stops itself")
 
 
@@ -379,8 +520,17 @@ def test_cooperative_groups():
     args = [Output(zeros(192)), Output(zeros(192))]
     fine(CROSS.replace("BARRIER", SYNC), *args, grid=4, block=48, declare=CG)
     assert args[1].array.tolist() == [(i + 48) % 192 for i in range(192)]
-    faulty("race", CROSS.replace("BARRIER", ""), *args, grid=4, block=48, declare=CG, checks=Checks(initialisation=False))
-    faulty("deadlock", "setp.eq.u32 %p1, %r50, 70; @%p1 ret;" + SYNC, grid=4, block=48, declare=CG, match="wait for the grid")
+    faulty(
+        "race", CROSS.replace("BARRIER", ""), *args, grid=4, block=48, declare=CG, checks=Checks(initialisation=False)
+    )
+    faulty(
+        "deadlock",
+        "setp.eq.u32 %p1, %r50, 70; @%p1 ret;" + SYNC,
+        grid=4,
+        block=48,
+        declare=CG,
+        match="wait for the grid",
+    )
     faulty("deadlock", "setp.lt.u32 %p1, %r51, 16; @%p1 bra E; bar.sync 0; E:" + SYNC, block=48, declare=CG)
 
 

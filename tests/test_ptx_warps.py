@@ -35,8 +35,13 @@ LANE = np.arange(64) % 32
     ],
 )
 def test_shuffles(mode, b, c, wanted):
-    assert per_thread(f"mov.u32 %r3, %laneid; shfl.sync.{mode}.b32 %r1|%p1, %r3, {b}, {c}, -1;").tolist() == wanted.tolist()
-    inside = per_thread(f"mov.u32 %r3, %laneid; shfl.sync.{mode}.b32 %r3|%p1, %r3, {b}, {c}, -1; selp.u32 %r1, 1, 0, %p1;")
+    assert (
+        per_thread(f"mov.u32 %r3, %laneid; shfl.sync.{mode}.b32 %r1|%p1, %r3, {b}, {c}, -1;").tolist()
+        == wanted.tolist()
+    )
+    inside = per_thread(
+        f"mov.u32 %r3, %laneid; shfl.sync.{mode}.b32 %r3|%p1, %r3, {b}, {c}, -1; selp.u32 %r1, 1, 0, %p1;"
+    )
     assert inside.tolist() == [int(w != l or mode == "idx") for w, l in zip(wanted, LANE, strict=True)]
 
 
@@ -67,8 +72,16 @@ def test_matches():
 def test_reductions_of_a_warp():
     x = np.random.default_rng(0).integers(-100, 100, 64).astype("i4")
     rows = x.reshape(2, 32)
-    cases = {"add.s32": rows.sum(1, dtype="i4"), "min.s32": rows.min(1), "max.s32": rows.max(1), "max.u32": rows.view("u4").max(1)}
-    cases |= {f"{n}.b32": f.reduce(rows, axis=1) for n, f in (("and", np.bitwise_and), ("or", np.bitwise_or), ("xor", np.bitwise_xor))}
+    cases = {
+        "add.s32": rows.sum(1, dtype="i4"),
+        "min.s32": rows.min(1),
+        "max.s32": rows.max(1),
+        "max.u32": rows.view("u4").max(1),
+    }
+    cases |= {
+        f"{n}.b32": f.reduce(rows, axis=1)
+        for n, f in (("and", np.bitwise_and), ("or", np.bitwise_or), ("xor", np.bitwise_xor))
+    }
     for name, wanted in cases.items():
         got = per_thread(f"add.s64 %d3, %d51, %d1; ld.global.u32 %r2, [%d3]; redux.sync.{name} %r1, %r2, -1;", more=[x])
         np.testing.assert_array_equal(got.view(wanted.dtype), np.repeat(wanted, 32))
@@ -85,7 +98,9 @@ def test_reductions_of_a_block(schedule):
     assert set(per_thread(pred + "bar.red.popc.u32 %r1, 0, %p1;", 64, 3, schedule=schedule)) == {40}
     assert set(per_thread(pred + "barrier.red.popc.u32 %r1, 1, 64, !%p1;", 64, 3, schedule=schedule)) == {24}
     for name, wanted in (("and", 0), ("or", 1)):
-        assert set(per_thread(pred + f"bar.red.{name}.pred %p2, 0, %p1; selp.u32 %r1, 1, 0, %p2;", schedule=schedule)) == {wanted}
+        assert set(
+            per_thread(pred + f"bar.red.{name}.pred %p2, 0, %p1; selp.u32 %r1, 1, 0, %p2;", schedule=schedule)
+        ) == {wanted}
 
 
 ATOMICS = {
@@ -186,8 +201,16 @@ def test_tensor_cores(kind):
     """The layout of registers is PTX's: lane = 4 * group + place."""
     K, text = fragments(kind)
     rng = np.random.default_rng(2)
-    A, B, C = rng.integers(-8, 8, (16, K)).astype("f4"), rng.integers(-8, 8, (K, 8)).astype("f4"), rng.integers(-8, 8, (16, 8)).astype("f4")
-    pack = {"tf32": lambda v: v.view("u4"), "bf16": lambda v: to_bf16(v).astype("u4"), "f16": lambda v: v.astype("f2").view("u2").astype("u4")}[kind]
+    A, B, C = (
+        rng.integers(-8, 8, (16, K)).astype("f4"),
+        rng.integers(-8, 8, (K, 8)).astype("f4"),
+        rng.integers(-8, 8, (16, 8)).astype("f4"),
+    )
+    pack = {
+        "tf32": lambda v: v.view("u4"),
+        "bf16": lambda v: to_bf16(v).astype("u4"),
+        "f16": lambda v: v.astype("f2").view("u2").astype("u4"),
+    }[kind]
     a, b, c = np.zeros((32, 4), "u4"), np.zeros((32, 2), "u4"), np.zeros((32, 4), "f4")
     for lane in range(32):
         g, p = divmod(lane, 4)
@@ -217,7 +240,9 @@ def test_tensor_cores(kind):
 
 def test_profiles():
     declare = ".shared .align 4 .b8 s[8192];"
-    body = AT + "ld.global.u32 %r1, [%d2]; mul.wide.u32 %d3, %r50, 128; add.s64 %d3, %d51, %d3; ld.global.u32 %r2, [%d3];"
+    body = (
+        AT + "ld.global.u32 %r1, [%d2]; mul.wide.u32 %d3, %r50, 128; add.s64 %d3, %d51, %d3; ld.global.u32 %r2, [%d3];"
+    )
     body += "mov.u64 %d4, s; mad.wide.u32 %d5, %r51, 4, %d4; mad.wide.u32 %d6, %r51, 8, %d4; mad.wide.u32 %d7, %r51, 128, %d4;"
     for address in ("%d5", "%d6", "%d7"):
         body += f"st.shared.u32 [{address}], %r1; bar.sync 0;"

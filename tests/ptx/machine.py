@@ -52,6 +52,7 @@ class Code:
     predicate: Callable[[Lanes], Array] | None = None
     mask: Array | None = None
     size: int = 0
+    ran: bool = False
 
 
 class Launch:
@@ -388,6 +389,7 @@ class Launch:
                     code.instructions[0],
                 )
             self.lane_instructions += len(lanes) * code.size
+            code.ran = True
             if self.profile is not None:
                 self.profile.count(code.instructions, ix)
             execute = None
@@ -546,6 +548,10 @@ class Launch:
         fault = Fault("deadlock", "nobody can go on: " + "; ".join(groups))
         fault.where = f" [kernel {short(self.kernel.name)}]"
         return fault
+
+    def executed(self) -> set[int]:
+        """Lines of the text whose instructions some thread has executed."""
+        return {ins.line for code in self.code if code.ran for ins in code.instructions}
 
     def text_at(self, block: int) -> str:
         """Words for the place where a block begins."""

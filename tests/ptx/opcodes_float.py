@@ -142,6 +142,8 @@ def function(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
     how = mods.take(f"approx {MODES}" if name in ("rcp", "sqrt") else "approx")
     if how != "approx":
         return compute(ins, mods, launch, type_, rounded(name, type_, how))
+    if type_ == "f64" and name in ("rcp", "rsqrt") and mods.has("ftz"):
+        return coarse(ins, launch, name)
     if type_ != "f32":
         raise PtxError(f"{ins.text}: only .f32 is approximate here")
     exact, relative, absolute = APPROXIMATE[name]
@@ -162,9 +164,27 @@ def function(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
         result = launch.approx.moved(value, a, error, fixed)
         if name == "tanh":
             result = np.clip(result, -1, 1)
+        if name == "ex2":  # powers of whole numbers are exact: libdevice's erf and tanh of float64 rely on it
+            result = np.where(a == np.rint(a), value, result)
         return result.astype(np.float32)
 
     return compute(ins, mods, launch, type_, approximately)
+
+
+def coarse(ins: Instruction, launch: Launch, name: str) -> Execute:
+    """Reciprocals of float64 that look at, and give, the upper 32 bits only: the start of Newton's iterations."""
+    upper = np.uint64(0xFFFFFFFF00000000)
+
+    def run(a: Array) -> Array:
+        x = (np.ascontiguousarray(a).view(np.uint64) & upper).view(np.float64)
+        x = np.where(np.abs(x) < arith.SMALLEST["f64"], np.copysign(0.0, x), x)
+        r = 1 / x if name == "rcp" else 1 / np.sqrt(x)
+        r = np.where(np.abs(r) < arith.SMALLEST["f64"], np.copysign(0.0, r), r)
+        return (r.view(np.uint64) & upper).view(np.float64)
+
+    return elementwise(
+        run, launch.operands.target(ins.operands[0], "f64"), [launch.operands.source(ins.operands[1], "f64")], launch.N
+    )
 
 
 @opcode("neg abs", "f32 f64")
