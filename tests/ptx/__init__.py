@@ -2,7 +2,8 @@
 
 from tests.ptx.call import Input, Output, launch
 from tests.ptx.errors import Fault, PtxError
-from tests.ptx.machine import Checks, Launch
+from tests.ptx.machine import Launch
 from tests.ptx.parse import Module, parse
+from tests.ptx.program import Checks
 
 __all__ = ["Checks", "Fault", "Input", "Launch", "Module", "Output", "PtxError", "launch", "parse"]

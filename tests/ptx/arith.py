@@ -23,7 +23,9 @@ SMALLEST = {"f32": np.float32(2.0**-126), "f64": np.float64(2.0**-1022)}
 
 def has_subnormal(x: Array) -> bool:
     """Whether any of some float32 numbers is subnormal (zeros are not)."""
-    return bool(np.minimum.reduce((x.view(np.uint32) << _ONE) - _ONE, initial=0xFFFFFFFF) < _SUBNORMALS)
+    bits = x.view(np.uint32) << _ONE
+    bits -= _ONE  # zeros become the largest
+    return bool(np.minimum.reduce(bits) < _SUBNORMALS)
 
 
 def flush(x: Array) -> Array:
@@ -83,6 +85,19 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
     if np.count_nonzero(tie) or has_subnormal(r):
         c = c.astype(np.float64)
         r = to_odd(*two_sum(p, c)).astype(np.float32)
+    return r
+
+
+def fma32_flushed(a: Array, b: Array, c: Array) -> Array:
+    """The same with a subnormal result replaced by zero."""
+    p = a.astype(np.float64)
+    p *= b
+    s = p + c
+    r = s.astype(np.float32)
+    subnormal = has_subnormal(r)
+    if subnormal or np.count_nonzero((s.view(np.uint64) & _BELOW) == _MIDDLE):
+        r = to_odd(*two_sum(p, c.astype(np.float64))).astype(np.float32)
+        return flush(r)
     return r
 
 

@@ -82,7 +82,7 @@ def compile_ptx(
 
 def _linked(code: bytes, cc: tuple[int, int], what: str) -> bytes:
     """What nvJitLink makes of LTO code: "ptx" or "cubin"."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from cuda.core import Linker, LinkerOptions, ObjectCode  # type: ignore[import-untyped,unused-ignore]
 
     options = LinkerOptions(arch=f"sm_{cc[0]}{cc[1]}", link_time_optimization=True, ptx=what == "ptx")
     linker = Linker(ObjectCode.from_ltoir(code), options=options)

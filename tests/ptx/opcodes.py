@@ -16,10 +16,10 @@ from tests.ptx.operands import Array, Lanes
 from tests.ptx.parse import SIZES, Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Launch
+    from tests.ptx.program import Program
 
 Execute = Callable[[Lanes], None]
-Decoder = Callable[[Instruction, "Modifiers", "Launch"], Execute]
+Decoder = Callable[[Instruction, "Modifiers", "Program"], Execute]
 
 INTEGERS = "u16 s16 u32 s32 u64 s64"
 BITS = "b16 b32 b64"
@@ -73,7 +73,7 @@ def opcode(names: str, types: str = "") -> Callable[[Decoder], Decoder]:
     return know
 
 
-def decode(instruction: Instruction, launch: Launch) -> Execute:
+def decode(instruction: Instruction, launch: Program) -> Execute:
     """The function that executes an instruction for some lanes."""
     modifiers = Modifiers(instruction)
     type_ = instruction.modifiers[-1] if instruction.modifiers else ""
@@ -132,7 +132,7 @@ def simple(
     f: Callable[..., Array],
     type_: str,
     instruction: Instruction,
-    launch: Launch,
+    launch: Program,
     of: str | None = None,
     last: str | None = None,
 ) -> Execute:

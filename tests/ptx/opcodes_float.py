@@ -15,14 +15,14 @@ from tests.ptx.operands import DTYPES, Array, Lanes
 from tests.ptx.parse import Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Launch
+    from tests.ptx.program import Program
 
 MODES = "rn rz rm rp"
 Function = Callable[..., Array]
 
 
 def compute(
-    ins: Instruction, mods: Modifiers, launch: Launch, type_: str, f: Function, to: str | None = None
+    ins: Instruction, mods: Modifiers, launch: Program, type_: str, f: Function, to: str | None = None
 ) -> Execute:
     """Execute d = f(a, ...), with `.ftz` on what goes in and comes out, and `.sat`."""
     texts = ins.operands[1:]
@@ -51,7 +51,7 @@ def compute(
 
 
 @opcode("add sub mul", "f32 f64")
-def add(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def add(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     type_ = mods.type()
     mode, name = mods.take(MODES, "rn"), ins.opcode
@@ -69,11 +69,16 @@ def add(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("fma mad", "f32 f64")
-def fma(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def fma(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Rounded once."""
     operands_of(ins, 4)
     type_ = mods.type()
     mode = mods.take(MODES)
+    if type_ == "f32" and mode == "rn" and "ftz" in ins.modifiers and "sat" not in ins.modifiers:
+        mods.has("ftz")  # the commonest instruction of all: looks once at what comes out
+        a, b, c = (launch.flushed(t, type_) for t in ins.operands[1:])
+        d = launch.operands.target(ins.operands[0], type_)
+        return lambda ix: d.__setitem__(ix, arith.fma32_flushed(a(ix), b(ix), c(ix)))
     if type_ == "f32":
         f: Function = arith.fma32 if mode == "rn" else lambda a, b, c: arith.fma32_directed(a, b, c, mode)
     elif mode == "rn":
@@ -84,7 +89,7 @@ def fma(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("div", "f32 f64")
-def div(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def div(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Rounded right, or `.approx` and `.full` with an error of 2 ulp."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -136,7 +141,7 @@ APPROXIMATE: dict[str, tuple[Function, float, float]] = {
 
 
 @opcode("rcp sqrt rsqrt ex2 lg2 sin cos tanh", "f32 f64")
-def function(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def function(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     type_, name = mods.type(), ins.opcode
     how = mods.take(f"approx {MODES}" if name in ("rcp", "sqrt") else "approx")
@@ -171,7 +176,7 @@ def function(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
     return compute(ins, mods, launch, type_, approximately)
 
 
-def coarse(ins: Instruction, launch: Launch, name: str) -> Execute:
+def coarse(ins: Instruction, launch: Program, name: str) -> Execute:
     """Reciprocals of float64 that look at, and give, the upper 32 bits only: the start of Newton's iterations."""
     upper = np.uint64(0xFFFFFFFF00000000)
 
@@ -188,20 +193,20 @@ def coarse(ins: Instruction, launch: Launch, name: str) -> Execute:
 
 
 @opcode("neg abs", "f32 f64")
-def sign(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def sign(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     return compute(ins, mods, launch, mods.type(), np.negative if ins.opcode == "neg" else np.abs)
 
 
 @opcode("copysign", "f32 f64")
-def copysign(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def copysign(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """The sign of a on b."""
     operands_of(ins, 3)
     return compute(ins, mods, launch, mods.type(), lambda a, b: np.copysign(b, a))
 
 
 @opcode("min max", "f32 f64")
-def minmax(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def minmax(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Numbers win over NaN, unless `.NaN` is asked for."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -214,7 +219,7 @@ def minmax(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("testp", "f32 f64")
-def testp(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def testp(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     type_ = mods.type()
     smallest = arith.SMALLEST[type_]
@@ -231,7 +236,7 @@ def testp(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("cvt")
-def cvt(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def cvt(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Between any two types; integers from floats are cut to the range, NaN becomes 0."""
     if "tf32" in ins.modifiers or "bf16" in ins.modifiers or "bf16x2" in ins.modifiers:
         return _cvt_narrow(ins, mods, launch)
@@ -274,7 +279,7 @@ def _integer_to_float(a: Array, to: str, mode: str) -> Array:
     return np.array([arith.from_fraction(Fraction(int(i)), to, mode) for i in a]).astype(DTYPES[to])
 
 
-def _cvt_floats(ins: Instruction, mods: Modifiers, launch: Launch, source: str, to: str, mode: str) -> Execute:
+def _cvt_floats(ins: Instruction, mods: Modifiers, launch: Program, source: str, to: str, mode: str) -> Execute:
     integral: dict[str, Function] = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
     D = DTYPES[to]
     if mode in integral:
@@ -291,7 +296,7 @@ def _cvt_floats(ins: Instruction, mods: Modifiers, launch: Launch, source: str, 
     return compute(ins, mods, launch, source, f, to=to)
 
 
-def _cvt_to_integer(ins: Instruction, mods: Modifiers, launch: Launch, source: str, to: str, mode: str) -> Execute:
+def _cvt_to_integer(ins: Instruction, mods: Modifiers, launch: Program, source: str, to: str, mode: str) -> Execute:
     whole: dict[str, Function] = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
     if mode not in whole:
         raise PtxError(f"{ins.text}: .rni, .rzi, .rmi or .rpi is needed")
@@ -309,7 +314,7 @@ def _cvt_to_integer(ins: Instruction, mods: Modifiers, launch: Launch, source: s
     return compute(ins, mods, launch, source, run, to=to)
 
 
-def _cvt_narrow(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def _cvt_narrow(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """The formats of tensor cores: tf32 and bf16."""
     operands = launch.operands
     if ins.modifiers[-1] in ("bf16",):

@@ -1,4 +1,4 @@
-"""Integers, bits, comparisons and selection."""
+"""Integers and bits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.ptx.errors import PtxError
-from tests.ptx.opcodes import BITS, FLOATS, INTEGERS, Execute, Modifiers, elementwise, opcode, operands_of, simple
-from tests.ptx.operands import DTYPES, Array, Lanes, reader
+from tests.ptx.opcodes import BITS, INTEGERS, Execute, Modifiers, elementwise, opcode, operands_of, simple
+from tests.ptx.operands import DTYPES, Array, Lanes
 from tests.ptx.parse import Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Launch
-
-ALL = f"{INTEGERS} {BITS} {FLOATS}"
+    from tests.ptx.program import Program
 
 
 def unsigned(type_: str) -> str:
@@ -24,7 +22,7 @@ def unsigned(type_: str) -> str:
 
 
 @opcode("add sub", INTEGERS)
-def add(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def add(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Wraps round; `.cc` keeps the carry or borrow."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -43,7 +41,7 @@ def add(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("addc subc", INTEGERS)
-def addc(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def addc(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Add with the carry of the instruction before."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -51,7 +49,7 @@ def addc(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
     return with_carry(ins, launch, type_, carries=True)
 
 
-def with_carry(ins: Instruction, launch: Launch, type_: str, carries: bool) -> Execute:
+def with_carry(ins: Instruction, launch: Program, type_: str, carries: bool) -> Execute:
     """Add or subtract with a carry in, and keep the carry out unless `.cc` is missing."""
     u = unsigned(type_)
     d = launch.operands.target(ins.operands[0], u)
@@ -107,7 +105,7 @@ def product(ins: Instruction, mods: Modifiers, type_: str) -> tuple[Callable[[Ar
 
 
 @opcode("mul", INTEGERS)
-def mul(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def mul(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     type_ = mods.type()
     f, to = product(ins, mods, type_)
@@ -115,7 +113,7 @@ def mul(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("mad madc", INTEGERS)
-def mad(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def mad(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Multiply and add; with `.cc` and as `madc` through the carry."""
     operands_of(ins, 4)
     type_ = mods.type()
@@ -140,7 +138,7 @@ def mad(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("sad", INTEGERS)
-def sad(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def sad(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """|a - b| + c."""
     operands_of(ins, 4)
     return simple(lambda a, b, c: c + np.where(a < b, b - a, a - b), mods.type(), ins, launch)
@@ -162,45 +160,45 @@ def divide(a: Array, b: Array, remainder: bool) -> Array:
 
 
 @opcode("div rem", INTEGERS)
-def div(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def div(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     remainder = ins.opcode == "rem"
     return simple(lambda a, b: divide(a, b, remainder), mods.type(), ins, launch)
 
 
 @opcode("min max", INTEGERS)
-def minmax(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def minmax(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     return simple(np.minimum if ins.opcode == "min" else np.maximum, mods.type(), ins, launch)
 
 
 @opcode("neg abs", "s16 s32 s64")
-def neg(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def neg(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     return simple(np.negative if ins.opcode == "neg" else np.abs, mods.type(), ins, launch)
 
 
 @opcode("and or xor", f"{BITS} pred")
-def logic(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def logic(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     f = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[ins.opcode]
     return simple(f, mods.type(), ins, launch)
 
 
 @opcode("not", f"{BITS} pred")
-def complement(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def complement(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     return simple(np.invert, mods.type(), ins, launch)
 
 
 @opcode("cnot", BITS)
-def cnot(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def cnot(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     return simple(lambda a: (a == 0).astype(a.dtype), mods.type(), ins, launch)
 
 
 @opcode("shl shr", f"{BITS} {INTEGERS}")
-def shift(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def shift(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Shifts by more than all bits give zeros, or copies of the sign."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -227,7 +225,7 @@ def shift(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("shf", "b32")
-def funnel(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def funnel(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Shift b:a, 64 bits; the upper half of what goes left, the lower of what goes right."""
     operands_of(ins, 4)
     mods.type()
@@ -242,7 +240,7 @@ def funnel(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("prmt", "b32")
-def permute(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def permute(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Pick four of eight bytes, or copies of their signs."""
     operands_of(ins, 4)
     mods.type()
@@ -280,7 +278,7 @@ def highest_bit(a: Array) -> Array:
 
 
 @opcode("popc clz brev", "b32 b64")
-def bits(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def bits(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Count ones, count leading zeros, or reverse."""
     operands_of(ins, 2)
     type_ = mods.type()
@@ -297,7 +295,7 @@ def bits(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("bfind", "u32 s32 u64 s64")
-def bfind(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def bfind(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Highest bit that differs from the sign; all ones if there is none."""
     operands_of(ins, 2)
     type_ = mods.type()
@@ -311,7 +309,7 @@ def bfind(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("bfe", "u32 s32 u64 s64")
-def bfe(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def bfe(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """A field of bits: from position b, c bits long; beyond the end copies of the sign, or zeros."""
     operands_of(ins, 4)
     type_ = mods.type()
@@ -331,7 +329,7 @@ def bfe(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("bfi", "b32 b64")
-def bfi(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def bfi(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Put the low d bits of a into b from position c."""
     operands_of(ins, 5)
     type_ = mods.type()
@@ -352,7 +350,7 @@ def bfi(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("lop3", "b32")
-def lop3(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def lop3(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Any function of three bits, by its table of truth."""
     operands_of(ins, 5)
     mods.type()
@@ -369,107 +367,3 @@ def lop3(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
         d[ix] = result
 
     return run
-
-
-@opcode("selp", ALL)
-def selp(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
-    operands_of(ins, 4)
-    type_ = mods.type()
-    p = reader(launch.operands.predicate(ins.operands[3]))
-    a, b = (launch.operands.source(o, type_) for o in ins.operands[1:3])
-    d = launch.operands.target(ins.operands[0], type_)
-    return lambda ix: d.__setitem__(ix, np.where(p(ix), a[ix], b[ix]))
-
-
-COMPARE: dict[str, Callable[[Array, Array], Array]] = {
-    "eq": np.equal,
-    "ne": lambda a, b: (a < b) | (a > b),
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "equ": lambda a, b: ~((a < b) | (a > b)),
-    "neu": np.not_equal,
-    "ltu": lambda a, b: ~(a >= b),
-    "leu": lambda a, b: ~(a > b),
-    "gtu": lambda a, b: ~(a <= b),
-    "geu": lambda a, b: ~(a < b),
-    "num": lambda a, b: (a == a) & (b == b),
-    "nan": lambda a, b: (a != a) | (b != b),
-}
-UNSIGNED = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
-
-
-@opcode("setp", ALL)
-def setp(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
-    """Compare, and combine with another predicate; `p|q` gives the opposite (before combining) too."""
-    type_ = mods.type()
-    name = mods.take(" ".join([*COMPARE, *UNSIGNED]))
-    combine = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}.get(mods.take("and or xor", ""))
-    flushes = mods.has("ftz")
-    operands_of(ins, 3 if combine is None else 4)
-    if type_[0] == "b" and name not in ("eq", "ne"):
-        raise PtxError(f"{ins.text}: bits are only equal or not")
-    if name in UNSIGNED and type_[0] != "u":
-        raise PtxError(f"{ins.text}: .{name} compares unsigned numbers")
-    if type_[0] != "f" and name in ("equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"):
-        raise PtxError(f"{ins.text}: .{name} compares floats")
-    f = np.not_equal if name == "ne" and type_[0] != "f" else COMPARE[UNSIGNED.get(name, name)]
-    texts = ins.operands[0].split("|")
-    targets = [launch.operands.target(t.strip(), "pred") for t in texts]
-    if not flushes and combine is None and len(targets) == 1:
-        return elementwise(f, targets[0], [launch.operands.source(o, type_) for o in ins.operands[1:3]], launch.N)
-    a, b = (launch.flushed(o, type_) if flushes else launch.fetch(o, type_) for o in ins.operands[1:3])
-    other = reader(launch.operands.predicate(ins.operands[3])) if combine else None
-
-    def run(ix: Lanes) -> None:
-        p = f(a(ix), b(ix))
-        q = ~p
-        if combine is not None and other is not None:
-            third = other(ix)
-            p, q = combine(p, third), combine(q, third)
-        for target, value in zip(targets, (p, q), strict=False):
-            target[ix] = value
-
-    return run
-
-
-@opcode("mov", f"{ALL} pred")
-def mov(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
-    """Copy; or pack narrow registers into a wide one, or unpack."""
-    operands_of(ins, 2)
-    type_ = mods.type()
-    to, source = ins.operands
-    operands = launch.operands
-    if source.startswith("{"):
-        parts = [p.strip() for p in source[1:-1].split(",")]
-        width = int(type_[1:]) // len(parts)
-        values = [operands.source(p, f"b{width}") for p in parts]
-        d = operands.target(to, type_)
-        dtype = DTYPES[type_]
-
-        def pack(ix: Lanes) -> None:
-            result = values[0][ix].astype(dtype)
-            for i, value in enumerate(values[1:], 1):
-                result |= value[ix].astype(dtype) << dtype.type(i * width)
-            d[ix] = result
-
-        return pack
-    if to.startswith("{"):
-        parts = [p.strip() for p in to[1:-1].split(",")]
-        width = int(type_[1:]) // len(parts)
-        a = operands.source(source, type_)
-        targets = [operands.target(p, f"b{width}") for p in parts]
-        narrow = DTYPES[f"b{width}"]
-
-        def unpack(ix: Lanes) -> None:
-            value = a[ix]
-            for i, target in enumerate(targets):
-                target[ix] = (value >> value.dtype.type(i * width)).astype(narrow)
-
-        return unpack
-    if source in ("%clock", "%clock64", "%globaltimer"):
-        d = operands.target(to, type_)
-        return lambda ix: d.__setitem__(ix, np.broadcast_to(DTYPES[type_].type(launch.steps & 0xFFFFFFFF), d[ix].shape))
-    a, d = operands.source(source, type_), operands.target(to, type_)
-    return lambda ix: d.__setitem__(ix, a[ix])

@@ -15,14 +15,14 @@ from tests.ptx.operands import DTYPES, Array, Lanes
 from tests.ptx.parse import Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Launch
+    from tests.ptx.program import Program
 
 TYPES = f"{INTEGERS} {BITS} {FLOATS} u8 s8 b8"
 #: What tells the caches something, and nothing else.
 HINTS = "ca cg cs lu cv wb wt L1::evict_normal L1::evict_unchanged L1::evict_first L1::evict_last L1::no_allocate L2::64B L2::128B L2::256B"
 
 
-def addresses(ins: Instruction, launch: Launch, text: str) -> Callable[[Lanes], Array]:
+def addresses(ins: Instruction, launch: Program, text: str) -> Callable[[Lanes], Array]:
     """Signed 64-bit addresses of an operand."""
     base, name, offset = launch.operands.address(text)
     if base is None:
@@ -46,7 +46,7 @@ def strength(ins: Instruction, mods: Modifiers, orders: str) -> tuple[str, bool]
 
 
 @opcode("ld ldu", TYPES)
-def ld(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def ld(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     type_ = mods.type()
     count = int(mods.take("v2 v4", "v1")[1])
@@ -79,7 +79,7 @@ def ld(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("st", TYPES)
-def st(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def st(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     type_ = mods.type()
     count = int(mods.take("v2 v4", "v1")[1])
@@ -130,7 +130,7 @@ def operation(name: str, dtype: np.dtype[Any]) -> Callable[..., Array]:
 
 
 @opcode("atom red", TYPES)
-def atom(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def atom(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Read, change and write in one: one thread after the other."""
     type_ = mods.type()
     space = mods.take("global shared::cta shared", "generic").split("::")[0]
@@ -189,7 +189,7 @@ def one_by_one(
 
 
 @opcode("cvta", "u64 u32")
-def cvta(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def cvta(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Between generic addresses and those within a window."""
     operands_of(ins, 2)
     if mods.type() != "u64":
@@ -202,7 +202,7 @@ def cvta(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("isspacep")
-def isspacep(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def isspacep(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 2)
     space = mods.take("global shared::cta shared local const").split("::")[0]
     number = list(WINDOWS).index(space)
@@ -211,7 +211,7 @@ def isspacep(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("fence membar")
-def fence(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def fence(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Makes relaxed writes that follow releases, and relaxed reads before acquires."""
     operands_of(ins, 0)
     if ins.opcode == "fence":
@@ -226,14 +226,14 @@ def fence(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("prefetch prefetchu")
-def prefetch(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def prefetch(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Changes nothing; addresses out of bounds are allowed."""
     mods.left.clear()
     return lambda ix: None
 
 
 @opcode("trap brkpt")
-def trap(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def trap(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     lanes = launch.grid.lanes
 
     def run(ix: Lanes) -> None:
@@ -243,6 +243,6 @@ def trap(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("nanosleep")
-def nanosleep(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def nanosleep(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     mods.type()
     return lambda ix: None

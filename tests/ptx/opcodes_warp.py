@@ -16,13 +16,13 @@ from tests.ptx.operands import Array, Lanes, reader
 from tests.ptx.parse import Instruction
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Launch
+    from tests.ptx.program import Program
 
 #: By opcode: which operand is the member mask; -1 for the last, None if the whole warp takes part.
 MASKS: dict[str, int | None] = {"shfl": -1, "vote": -1, "match": -1, "redux": -1, "mma": None}
 
 
-def mask_of(ins: Instruction, launch: Launch) -> Array | None:
+def mask_of(ins: Instruction, launch: Program) -> Array | None:
     """Member mask of an instruction: shape (N,), uint32; None if it doesn't wait for others."""
     if ins.opcode in ("bar", "barrier"):
         return launch.operands.source(ins.operands[0], "u32") if "warp" in ins.modifiers else None
@@ -36,7 +36,7 @@ def mask_of(ins: Instruction, launch: Launch) -> Array | None:
 class Groups:
     """Lanes that take part together: of one warp, with one mask."""
 
-    def __init__(self, launch: Launch, ix: Lanes, mask: Array | None):
+    def __init__(self, launch: Program, ix: Lanes, mask: Array | None):
         grid = launch.grid
         self.lanes = grid.lanes[ix]
         key = grid.warp[self.lanes].astype(np.int64)
@@ -59,7 +59,7 @@ def take_sync(ins: Instruction, mods: Modifiers) -> None:
 
 
 @opcode("shfl", "b32")
-def shfl(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def shfl(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Read another thread's register; one's own where the other is out of the segment."""
     operands_of(ins, 5)
     mods.type()
@@ -102,7 +102,7 @@ def shfl(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("vote")
-def vote(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def vote(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     type_ = mods.type()
     take_sync(ins, mods)
@@ -124,7 +124,7 @@ def vote(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("match", "b32 b64")
-def match(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def match(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Which threads hold the same value."""
     operands_of(ins, 3)
     type_ = mods.type()
@@ -152,7 +152,7 @@ def match(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("redux", "u32 s32 b32")
-def redux(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def redux(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     operands_of(ins, 3)
     type_ = mods.type()
     take_sync(ins, mods)
@@ -178,7 +178,7 @@ def redux(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
 
 
 @opcode("activemask", "b32")
-def activemask(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def activemask(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Threads of the warp that are here now: no promise about who will be."""
     operands_of(ins, 1)
     mods.type()
@@ -191,7 +191,7 @@ def activemask(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
     return run
 
 
-def warp_barrier(launch: Launch, mask: Array) -> Execute:
+def warp_barrier(launch: Program, mask: Array) -> Execute:
     """`bar.warp.sync`: the only instruction of a warp that orders memory."""
     clocks = launch.memory.clocks
 
@@ -205,7 +205,7 @@ def warp_barrier(launch: Launch, mask: Array) -> Execute:
 
 
 @opcode("mma")
-def mma(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
+def mma(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """D = A B + C of a warp: sums in float64, rounded once to float32 (a device's order of sums isn't documented)."""
     take_sync(ins, mods)
     for name in ("aligned", "row", "col"):
@@ -259,7 +259,7 @@ def mma(ins: Instruction, mods: Modifiers, launch: Launch) -> Execute:
     return run
 
 
-def barrier_operands(ins: Instruction, mods: Modifiers, launch: Launch) -> tuple[str, Array, Array | None, Any]:
+def barrier_operands(ins: Instruction, mods: Modifiers, launch: Program) -> tuple[str, Array, Array | None, Any]:
     """Kind of a block's barrier ("sync", "arrive" or an operation), its number, its count, and (target, predicate)."""
     mods.has("cta")
     kind = mods.take("sync arrive red")

@@ -21,6 +21,8 @@ from tests.ptx.operands import Array, Lanes
 #: Flags: a relaxed or stronger operation; of the scope of a block only; that writes too.
 STRONG, NARROW, WRITES = 1 << FLAG_SHIFT, 2 << FLAG_SHIFT, 4 << FLAG_SHIFT
 COLUMNS = 4
+#: Reads that are noted before they are entered.
+MOST_NOTED = 32768
 
 
 class Shadow:
@@ -36,9 +38,13 @@ class Shadow:
         self.several: Array = np.zeros(0, bool)  # these two are made when something is first read
         self.slots: Array = np.zeros((2, 0), np.int64)
         self.any_strong = False
+        self.noted: list[tuple[Array, Array]] = []  # units and packed reads
+        self.count = 0
+        self.by_warps = True  # all that are noted are of whole warps, in their order
 
     def split(self, parts: int) -> None:
         """Make each unit into several, which have the same past."""
+        self._settle()
         self.units *= parts
         if self.write is not None:
             self.write = np.repeat(self.write, parts)
@@ -60,29 +66,48 @@ class Shadow:
         self._remember(units, lanes, flags)
 
     def _remember(self, units: Array, lanes: Array, flags: int) -> None:
+        """Note reads; many are looked at together, before the next write."""
+        n = len(units)
+        whole = n % 32 == 0 and self.clocks.grid.threads % 32 == 0 and lanes[0] % 32 == 0
+        self.by_warps &= whole and bool(lanes[-1] - lanes[0] == n - 1)
+        self.noted.append((units, (self.clocks.now << TIME_SHIFT | flags) + lanes))
+        self.count += n
+        if self.count > MOST_NOTED:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Enter the reads that were noted, in their order."""
+        if not self.noted:
+            return
         if self.read is None:
             self._make_reads()
             assert self.read is not None
-        now = (self.clocks.now << TIME_SHIFT | flags) + lanes
+        noted, self.noted, self.count = self.noted, [], 0
+        by_warps, self.by_warps = self.by_warps, True
+        units = noted[0][0] if len(noted) == 1 else np.concatenate([n[0] for n in noted])
+        now = noted[0][1] if len(noted) == 1 else np.concatenate([n[1] for n in noted])
+        if by_warps:  # of whole warps whose threads all read one unit, the ends are enough: two are kept anyway
+            rows = units.reshape(-1, 32)
+            wanted = np.ones(rows.shape, bool)
+            wanted[:, 1:31] = ~(rows == rows[:, :1]).all(axis=1)[:, None]
+            units, now = rows[wanted], now.reshape(-1, 32)[wanted]
+        lanes = now & LANE_MASK
         before = self.read[units]
-        again = before == now
-        if np.count_nonzero(again) == len(units):
-            return
-        self.read[units] = now
-        others = (before != 0) & ((before & LANE_MASK) != lanes)
-        place = units * COLUMNS + self.column[lanes]
-        first, second = self.slots
-        kept = first[place]
-        first[place] = now
-        lost = first[place] != now  # several threads of this instruction share a slot
-        moved = (kept != 0) & ((kept & LANE_MASK) != lanes)
-        if np.count_nonzero(moved):
-            second[place[moved]] = kept[moved]
-        if np.count_nonzero(lost):
-            second[place[lost]] = now[lost]
-        others |= self.read[units] != now
+        self.read[units] = now  # of those of one unit the last stays
+        others = ((before != 0) & ((before & LANE_MASK) != lanes)) | ((self.read[units] & LANE_MASK) != lanes)
         if np.count_nonzero(others):
             self.several[units[others]] = True
+        first, second = self.slots
+        place = units * COLUMNS + self.column[lanes]
+        kept = first[place]
+        first[place] = now
+        winner = first[place] & LANE_MASK
+        moved = (kept != 0) & ((kept & LANE_MASK) != winner)
+        if np.count_nonzero(moved):
+            second[place[moved]] = kept[moved]
+        lost = winner != lanes
+        if np.count_nonzero(lost):
+            second[place[lost]] = now[lost]
 
     def writes(self, units: Array, lanes: Array, ix: Lanes, flags: int = 0) -> None:
         """Threads write units: report accesses that aren't ordered before, and remember."""
@@ -91,6 +116,7 @@ class Shadow:
             self.write = np.zeros(self.units, np.int64)
         else:
             self._check(self.write[units], units, lanes, floor, flags, "writes", "written")
+        self._settle()
         if self.read is not None:
             last = self.read[units]
             open_ = (last >= floor) & (((last & LANE_MASK) != lanes) | self.several[units])
@@ -132,6 +158,7 @@ class Shadow:
 
     def _check_slots(self, units: Array, lanes: Array, flags: int, does: str, did: str, only: int) -> None:
         """Compare with all reads that are kept; `only` those with a flag."""
+        self._settle()
         if self.read is None:
             return
         kept = self.slots.reshape(2, -1, COLUMNS)[:, units].transpose(1, 0, 2).reshape(len(units), -1)
