@@ -228,7 +228,8 @@ def fence(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
 @opcode("prefetch prefetchu")
 def prefetch(ins: Instruction, mods: Modifiers, launch: Program) -> Execute:
     """Changes nothing; addresses out of bounds are allowed."""
-    mods.left.clear()
+    mods.take("global local", "generic")
+    mods.take("L1 L2 L2::evict_last L2::evict_normal uniform")
     return lambda ix: None
 
 

@@ -2,8 +2,8 @@
 
 A unit is a word of four bytes until something narrower is accessed; then a byte.  Of each unit are kept: the last
 write; the last read, and whether several threads have read since; and of the threads that have read since the last
-write two in each of four columns, which are warps of a block or blocks of a grid (modulo four).  Reads by others are
-forgotten: a write that comes too early for a forgotten thread is found unless it comes in time for all that are kept.
+write two in each of four columns, which are warps of a block or blocks of a grid (modulo four); the same again for
+relaxed and stronger operations, which conflict with fewer others.  Reads by others are forgotten: a write that comes too early for a forgotten thread is found unless it comes in time for all that are kept.
 
 An access is one int64: time, three flags, lane.  Times only grow, so one comparison says for most accesses that
 everyone knows what came before.
@@ -20,7 +20,8 @@ from tests.ptx.operands import Array, Lanes
 
 #: Flags: a relaxed or stronger operation; of the scope of a block only; that writes too.
 STRONG, NARROW, WRITES = 1 << FLAG_SHIFT, 2 << FLAG_SHIFT, 4 << FLAG_SHIFT
-COLUMNS = 4
+#: Columns of warps or blocks; as many again for relaxed and stronger operations.
+GROUPS, COLUMNS = 4, 8
 #: Reads that are noted before they are entered.
 MOST_NOTED = 32768
 
@@ -32,8 +33,9 @@ class Shadow:
         grid = clocks.grid
         self.clocks, self.units, self.name = clocks, units, name
         self.floor = clocks.block_floor if shared else clocks.floor
-        self.column = (grid.warp if shared or grid.blocks == 1 else grid.block) % COLUMNS
+        self.column = (grid.warp if shared or grid.blocks == 1 else grid.block) % GROUPS
         self.write: Array | None = None
+        self.weak_write: Array | None = None  # the last that wasn't strong, where others were
         self.read: Array | None = None  # the last
         self.several: Array = np.zeros(0, bool)  # these two are made when something is first read
         self.slots: Array = np.zeros((2, 0), np.int64)
@@ -48,6 +50,8 @@ class Shadow:
         self.units *= parts
         if self.write is not None:
             self.write = np.repeat(self.write, parts)
+        if self.weak_write is not None:
+            self.weak_write = np.repeat(self.weak_write, parts)
         if self.read is not None:
             self.read, self.several = np.repeat(self.read, parts), np.repeat(self.several, parts)
             self.slots = np.repeat(self.slots.reshape(2, -1, COLUMNS), parts, axis=1).reshape(2, -1)
@@ -59,8 +63,11 @@ class Shadow:
 
     def reads(self, units: Array, lanes: Array, ix: Lanes, flags: int = 0) -> None:
         """Threads read units: report a write that isn't ordered before, and remember."""
+        self.any_strong |= bool(flags & STRONG)
         if self.write is not None:
             self._check(self.write[units], units, lanes, self.floor[ix], flags, "reads", "written")
+        if self.weak_write is not None:
+            self._check(self.weak_write[units], units, lanes, self.floor[ix], flags, "reads", "written")
         if self.any_strong and not flags & STRONG:
             self._check_slots(units, lanes, flags | WRITES, "reads", "atomically written", WRITES)
         self._remember(units, lanes, flags)
@@ -99,6 +106,8 @@ class Shadow:
             self.several[units[others]] = True
         first, second = self.slots
         place = units * COLUMNS + self.column[lanes]
+        if self.any_strong:
+            place += np.where(now & STRONG, GROUPS, 0)
         kept = first[place]
         first[place] = now
         winner = first[place] & LANE_MASK
@@ -116,6 +125,8 @@ class Shadow:
             self.write = np.zeros(self.units, np.int64)
         else:
             self._check(self.write[units], units, lanes, floor, flags, "writes", "written")
+            if self.weak_write is not None:
+                self._check(self.weak_write[units], units, lanes, floor, flags, "writes", "written")
         self._settle()
         if self.read is not None:
             last = self.read[units]
@@ -129,9 +140,14 @@ class Shadow:
                 self.read[old], self.several[old] = 0, False
                 self.slots.reshape(2, -1, COLUMNS)[:, old] = 0
         now = (self.clocks.now << TIME_SHIFT | flags | WRITES) + lanes
+        if flags & STRONG:
+            if self.weak_write is None:
+                self.weak_write = self.write.copy()
+            self.any_strong = True
+        elif self.weak_write is not None:
+            self.weak_write[units] = now
         self.write[units] = now
         if flags & STRONG:
-            self.any_strong = True
             self._remember(units, lanes, flags | WRITES)
             if not flags & NARROW:
                 return
