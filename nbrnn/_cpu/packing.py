@@ -102,14 +102,13 @@ def join_forward(nets: list[Any]) -> Any:
 def pack_backward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
     """The network for ``carry`` and ``unproject``: what leads gradients from the sums to the h before the step."""
     w_hh = weights["weight_hh"]
-    z = sizes(cell, vector_numbers(lanes, w_hh.dtype), I, H, K)
-    matrices = [_gates(cell.gates, cell.of_hidden(), w_hh, H)]
+    W = vector_numbers(lanes, w_hh.dtype)
+    carried = len(w_hh) * padded(K, NV * W)
+    projected = K * padded(H, NV * W) if cell.projected else 0
+    w = aligned((carried + projected,), w_hh.dtype)
+    _panels(_gates(cell.gates, cell.of_hidden(), w_hh, H), W, w[:carried])
     if cell.projected:
-        matrices.append(weights["weight_hr"][None])
-    ends = np.cumsum([0, *(m[:, :, 0].size * padded(m.shape[2], NV * z.W) for m in matrices)])
-    w = aligned((int(ends[-1]),), w_hh.dtype)
-    for matrix, start, end in zip(matrices, ends, ends[1:], strict=False):
-        _panels(matrix, z.W, w[start:end])
+        _panels(weights["weight_hr"][None], W, w[carried:])
     return _net(cell, w, lanes, I, H, K)
 
 
