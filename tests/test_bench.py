@@ -102,8 +102,9 @@ def test_differences():
 
 
 def test_contenders_take_turns(monkeypatch):
-    """Each round begins with another one; each sample is one untimed call and a fixed number of timed ones."""
+    """Each round begins with another one; each sample is some untimed calls and a fixed number of timed ones."""
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "WARM_SECONDS", 0.0)
     monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
     called = []
     made = [Contender(name, 1, lambda name=name: called.append(name), lambda _: {}) for name in "abc"]

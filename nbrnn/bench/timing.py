@@ -130,9 +130,10 @@ def _sample(contender: Contender, calls: int) -> float:
     """Mean seconds of a number of calls."""
     settle()
     contender.prepare()
-    begun = time.perf_counter()
-    while (taken := time.perf_counter() - begun) < WARM_SECONDS:
+    begun, taken = time.perf_counter(), -1.0
+    while taken < WARM_SECONDS:
         contender.call()  # wakes its threads up, and fetches what the one before has driven out of the caches
+        taken = time.perf_counter() - begun
     if calls == 1 and taken > SHORT_SECONDS:
         return taken
     begun = time.perf_counter()
