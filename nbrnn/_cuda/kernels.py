@@ -1,0 +1,121 @@
+"""Each kernel with what a launcher must know of it: types of arguments, which of them it writes, how many threads.
+
+Kernels are made by functions, for one cell, dtype and H each.  Numba's own cache on disk can't tell such kernels apart;
+what is compiled can be kept under ``Kernel.key``, with the digest of the package's sources and the device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._cells.trace import describe
+from . import backward, forward, product
+from .plan import Plan
+
+_SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
+_FORWARD = (
+    f"weights:in gx:in hidden_bias:in {_SCHEDULE} h:in c:in h_after:out c_after:out y:inout saved:out "
+    "steps:i4 batch:i4 reverse:b1 y_time:i8 y_batch:i8"
+)
+_BACKWARD = (
+    f"weights:in dy:in {_SCHEDULE} dh:in dc:in dh_before:out dc_before:out saved:inout "
+    "steps:i4 batch:i4 reverse:b1 dy_time:i8 dy_batch:i8"
+)
+_PRODUCT = (
+    "a:in a_index:in:i8 a_stride:i8 b:in b_index:in:i8 b_stride:i8 b_second:in second_stride:i8 "
+    "bias:in c:inout c_index:in:i8 c_stride:i8 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
+)
+_SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
+_SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A flat array that is read ("in"), written ("out") or both ("inout"), or a number ("")."""
+
+    name: str
+    way: str
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What is launched.
+
+    Attributes
+    ----------
+    key : tuple of str
+        Tells it from all others that the same sources can make.
+    make : callable
+        Gives the function that numba-cuda compiles.
+    arguments : tuple of Argument
+    threads : int
+        Of a block, always: the compiler deals out registers accordingly.
+    """
+
+    key: tuple[str, ...]
+    make: Callable[[], Callable[..., None]]
+    arguments: tuple[Argument, ...]
+    threads: int
+
+    def signature(self) -> tuple[Any, ...]:
+        """The types of the arguments, as Numba's."""
+        from numba import from_dtype
+
+        kinds = [from_dtype(a.dtype) for a in self.arguments]
+        return tuple(k[::1] if a.way else k for a, k in zip(self.arguments, kinds, strict=True))
+
+
+def _arguments(text: str, dtype: np.dtype[Any]) -> tuple[Argument, ...]:
+    def one(word: str) -> Argument:
+        name, way, *kind = word.split(":")
+        if way in ("in", "out", "inout"):
+            return Argument(name, way, np.dtype(kind[0]) if kind else dtype)
+        return Argument(name, "", np.dtype(way))
+
+    return tuple(map(one, text.split()))
+
+
+@functools.cache
+def forward_kernel(plan: Plan, keep: bool) -> Kernel:
+    """See ``forward.forward``."""
+    made = functools.partial(forward.forward, plan, keep)
+    return Kernel(_key("forward", plan, str(keep)), made, _arguments(_FORWARD, plan.dtype), plan.forward.threads)
+
+
+@functools.cache
+def backward_kernel(plan: Plan) -> Kernel:
+    """See ``backward.backward``."""
+    made = functools.partial(backward.backward, plan)
+    return Kernel(_key("backward", plan), made, _arguments(_BACKWARD, plan.dtype), plan.backward.threads)
+
+
+def _key(name: str, plan: Plan, *more: str) -> tuple[str, ...]:
+    return (name, describe(plan.cell), plan.dtype.name, str(plan.H), str(plan.rows), *more)
+
+
+@functools.cache
+def product_kernel(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Kernel:
+    """See ``product.product``."""
+    made = functools.partial(product.product, dtype, trans_a, trans_b)
+    key = ("product", dtype.name, str(trans_a), str(trans_b))
+    return Kernel(key, made, _arguments(_PRODUCT, dtype), product.THREADS)
+
+
+@functools.cache
+def sum_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``product.sum_rows``."""
+    made = functools.partial(product.sum_rows, dtype)
+    return Kernel(("sum_rows", dtype.name), made, _arguments(_SUM_ROWS, dtype), product.SUMMING)
+
+
+@functools.cache
+def sum_parts_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``product.sum_parts``."""
+    made = functools.partial(product.sum_parts, dtype)
+    return Kernel(("sum_parts", dtype.name), made, _arguments(_SUM_PARTS, dtype), product.SUMMING)

@@ -1,0 +1,132 @@
+"""Products of matrices of any size, and sums over rows: inputs' sums, and gradients of inputs and weights.
+
+A block computes a tile of 64 by 64 numbers, a thread 4 by 4 of them, sixteen apart, so that neighbours read neighbours.
+What is summed over is cut into parts of a fixed size where it is long (the rows of a gradient): each part is summed by
+a block of its own, and ``sum_parts`` adds them up in order.  Nothing is added atomically: bits are the same in each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import primitives
+
+#: Rows and columns of a tile, depth of what is in shared memory at a time, threads, columns of threads.
+TILE, DEPTH, THREADS, ACROSS = 64, 16, 256, 16
+#: Numbers from one row in shared memory to the next: one more, so that columns fall into different banks.
+_ROW = TILE + 1
+#: Threads of the kernels that sum.
+SUMMING = 128
+
+
+def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[..., None]:
+    """The kernel for C = A B + bias.
+
+    A is (M, K), or (K, M) if ``trans_a``; B is (K, N), or (N, K) if ``trans_b``.  Rows of A, B and C begin a stride
+    apart, or where an index says (if it isn't empty).  An index of B may also name a row of zeros or of a second array
+    (``schedule.ZEROS``, ``SECOND``).  ``bias`` (N,) may be empty.  With ``add``, C is added to.  Part z of K, of
+    ``chunk`` numbers, goes to the C that is ``z * part`` numbers further.
+    """
+    from numba import cuda
+
+    number, zero, size = primitives.numba_dtype(dtype), dtype.type(0), DEPTH * _ROW
+    read, write, pick = primitives.read(), primitives.write(), primitives.pick()
+    nothing, multiply = primitives.zeros(16, dtype), primitives.multiply_tile(DEPTH, _ROW, ACROSS)
+
+    def kernel(
+        a, a_index, a_stride, b, b_index, b_stride, b_second, second_stride,
+        bias, c, c_index, c_stride, M, N, K, chunk, part, add,
+    ):  # fmt: skip
+        left, right = cuda.shared.array(size, number), cuda.shared.array(size, number)
+        thread = cuda.threadIdx.x
+        x, y = thread & (ACROSS - 1), thread // ACROSS
+        m0, n0 = cuda.blockIdx.x * TILE, cuda.blockIdx.y * TILE
+        begin = cuda.blockIdx.z * chunk
+        end = min(K, begin + chunk)
+        sums = nothing()
+        for k0 in range(begin, end, DEPTH):
+            for e in range(thread, TILE * DEPTH, THREADS):
+                # Neighbouring threads read neighbouring numbers of a row.
+                if trans_a:
+                    m, k = e & (TILE - 1), e // TILE
+                    row, column = k0 + k, m0 + m
+                else:
+                    m, k = e // DEPTH, e & (DEPTH - 1)
+                    row, column = m0 + m, k0 + k
+                value = zero
+                if m0 + m < M and k0 + k < end:
+                    value = read(a, (read(a_index, row) if a_index.shape[0] > 0 else row * a_stride) + column)
+                write(left, k * _ROW + m, value)
+                if trans_b:
+                    n, k = e // DEPTH, e & (DEPTH - 1)
+                    row, column = n0 + n, k0 + k
+                else:
+                    n, k = e & (TILE - 1), e // TILE
+                    row, column = k0 + k, n0 + n
+                value = zero
+                if n0 + n < N and k0 + k < end:
+                    at = read(b_index, row) if b_index.shape[0] > 0 else row * b_stride
+                    if at >= 0:
+                        value = read(b, at + column)
+                    elif at < -1:
+                        value = read(b_second, (-2 - at) * second_stride + column)
+                write(right, k * _ROW + n, value)
+            cuda.syncthreads()
+            sums = multiply(sums, left, y, right, x)
+            cuda.syncthreads()
+        for i in range(4):
+            m = m0 + y + ACROSS * i
+            if m < M:
+                at = (read(c_index, m) if c_index.shape[0] > 0 else m * c_stride) + cuda.blockIdx.z * part
+                for j in range(4):
+                    n = n0 + x + ACROSS * j
+                    if n < N:
+                        value = pick(sums, 4 * i + j)
+                        if bias.shape[0] > 0:
+                            value += read(bias, n)
+                        if add:
+                            value += read(c, at + n)
+                        write(c, at + n, value)
+
+    return kernel
+
+
+def sum_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The kernel for sums over rows of A (rows, columns), a stride apart: ``sums[z, n]`` is that of part z."""
+    from numba import cuda
+
+    read, write, zero = primitives.read(), primitives.write(), dtype.type(0)
+
+    def kernel(a, stride, rows, columns, chunk, sums):
+        n = cuda.blockIdx.x * SUMMING + cuda.threadIdx.x
+        if n < columns:
+            total = zero
+            for r in range(cuda.blockIdx.y * chunk, min(rows, (cuda.blockIdx.y + 1) * chunk)):
+                total += read(a, r * stride + n)
+            write(sums, cuda.blockIdx.y * columns + n, total)
+
+    return kernel
+
+
+def sum_parts(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The kernel that adds up parts: C[m, n] = sum over z < count of ``parts[z * stride + m * N + n]``.
+
+    Row m of C begins at ``index[m]``.
+    """
+    from numba import cuda
+
+    read, write, zero = primitives.read(), primitives.write(), dtype.type(0)
+
+    def kernel(parts, stride, count, M, N, c, index):
+        e = cuda.blockIdx.x * SUMMING + cuda.threadIdx.x
+        if e < M * N:
+            total = zero
+            for z in range(count):
+                total += read(parts, z * stride + e)
+            m = e // N
+            write(c, read(index, m) + e - m * N, total)
+
+    return kernel
