@@ -35,7 +35,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
     zero = plan.dtype.type(0)
 
     read, write, read_state = primitives.read(), primitives.write(), primitives.read_state(E)
-    write_state, zeros = primitives.write_state(), primitives.zeros(1 + E, plan.dtype)
+    write_state, nothing = primitives.write_state(), primitives.zeros(1 + E, plan.dtype)
     read_sums, read_biases = primitives.read_several(G), primitives.read_several(max(1, len(cell.split)))
     write_saved = primitives.write_several()
     load_weights, multiply, step = primitives.load_weights(split), primitives.multiply(split), primitives.step(cell)
@@ -63,7 +63,9 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
         kept = load_weights(weights, thread)
         biases = read_biases(hidden_bias, u, H)
         state = read_state(h, b * H + u, c, b * (E * H) + u, H)
-        initial = state
+        if cuts.shape[0] > 0 and length > 0:
+            if read(cuts, read(starts, first) + i) != 0:
+                state = nothing()
         for q in range(thread, both, threads):
             write(vectors, q, zero)
         cuda.syncthreads()
@@ -86,7 +88,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
                         write_saved(saved, at * (slots * H) + u, H, values)
                 if cuts.shape[0] > 0 and s + 1 < last:
                     if read(cuts, read(starts, s + 1) + i) != 0:
-                        state = zeros()
+                        state = nothing()
             source = half - source
             if valid:
                 write(vectors, source + row * room + unit, state[0])

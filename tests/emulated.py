@@ -1,0 +1,104 @@
+"""A machine for nbrnn's CUDA kernels that is emulated, so that they run where there is no device."""
+
+import functools
+
+import numpy as np
+
+from nbrnn._cuda.direction import Direction, Sequences
+from nbrnn._cuda.schedule import Schedule
+from tests.ptx import Input, Output, launch, parse
+from tests.ptx import compile as nvvm
+
+
+@functools.cache
+def ptx_of(kernel, cc, lto=False):
+    """PTX of a kernel (`nbrnn._cuda.kernels.Kernel`)."""
+    return nvvm.compile_ptx(kernel.make(), kernel.signature(), cc, lto=lto, launch_bounds=kernel.threads)
+
+
+@functools.cache
+def parsed(kernel, cc):
+    return parse(ptx_of(kernel, cc))
+
+
+class Emulated:
+    """See `nbrnn._cuda.direction.Machine`.
+
+    Parameters
+    ----------
+    cc : tuple of int
+        Compute capability.
+    schedule : int or None
+        Seed of an adversarial scheduler.
+    replace : callable
+        From a kernel to PTX that is run in its place, or None.
+    """
+
+    def __init__(self, cc=(9, 0), schedule=None, replace=lambda kernel: None):
+        self.cc, self.schedule, self.replace, self.runs = cc, schedule, replace, []
+
+    def empty(self, size, dtype):
+        return np.full(size, np.nan, dtype)
+
+    def put(self, array):
+        return np.array(array).reshape(-1)
+
+    def launch(self, kernel, grid, arguments):
+        given = []
+        for argument, value in zip(kernel.arguments, arguments, strict=True):
+            if argument.way:
+                assert value.dtype == argument.dtype, argument
+                assert value.ndim == 1, argument
+                value = {"in": Input, "out": Output, "inout": lambda a: a}[argument.way](value)
+            given.append(value)
+        module = self.replace(kernel) or parsed(kernel, self.cc)
+        run = launch(module, grid, kernel.threads, given, abi="numba", schedule=self.schedule, seed=1)
+        self.runs.append((kernel, run))
+        return run
+
+
+def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
+    """What kernels make of a `tests.cases.Case` of one layer: y, h, c, dx, dh, dc and gradients, all as arrays.
+
+    With ``gaps``, so many numbers of NaN stand after each row of x, y, dy and dx.
+    """
+    D, T, B, I, H = case.D, case.T, case.B, case.I, case.H
+    extras = cell.extras()
+
+    def spaced(array):
+        wide = np.full((T, B, array.shape[2] + gaps), np.nan, array.dtype)
+        wide[:, :, : array.shape[2]] = array
+        return wide, B * wide.shape[2], wide.shape[2]
+
+    past = np.zeros((T, B), bool)
+    if case.lengths is not None:
+        past = np.arange(T)[:, None] >= case.lengths
+    # Nobody looks at what stands past a sequence's end.
+    x, x_time, x_batch = spaced(np.where(past[:, :, None], np.nan, case.x).astype(case.dtype))
+    dy, dy_time, dy_batch = spaced(np.where(past[:, :, None], np.nan, case.dy).astype(case.dtype))
+    y, y_time, y_batch = spaced(np.full((T, B, D * H), np.nan, case.dtype))
+    dx, dx_time, dx_batch = spaced(np.zeros((T, B, I), case.dtype))
+    h, c, dh, dc, gradients = [], [], [], [], {}
+    for d in range(D):
+        suffix = "_l0" + ("_reverse" if d else "")
+        weights = {n.removesuffix(suffix): a for n, a in case.layer.params.items() if n.endswith(suffix)}
+        direction = Direction(machine, cell, weights, rows, chunk)
+        schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
+        state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
+        own_y = Sequences(y.reshape(-1)[d * H :], y_time, y_batch)
+        after_h, after_c, tape = direction.forward(
+            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
+        )
+        h.append(after_h.reshape(B, H))
+        c.append(after_c.reshape(B, extras * H))
+        if not keep:
+            continue
+        own_dy = Sequences(dy.reshape(-1)[d * H :], dy_time, dy_batch)
+        dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
+        before_h, before_c, found = direction.backward(
+            tape, own_dy, *dstate, Sequences(dx.reshape(-1), dx_time, dx_batch), d > 0
+        )
+        dh.append(before_h.reshape(B, H))
+        dc.append(before_c.reshape(B, extras * H))
+        gradients |= {n + suffix: a for n, a in found.items() if n + suffix in case.layer.params}
+    return y[:, :, : D * H], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
