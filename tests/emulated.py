@@ -30,12 +30,10 @@ class Emulated:
         Compute capability.
     schedule : int or None
         Seed of an adversarial scheduler.
-    replace : callable
-        From a kernel to PTX that is run in its place, or None.
     """
 
-    def __init__(self, cc=(9, 0), schedule=None, replace=lambda kernel: None):
-        self.cc, self.schedule, self.replace, self.runs = cc, schedule, replace, []
+    def __init__(self, cc=(9, 0), schedule=None):
+        self.cc, self.schedule, self.runs, self.launches = cc, schedule, [], []
 
     def empty(self, size, dtype):
         return np.full(size, np.nan, dtype)
@@ -44,6 +42,14 @@ class Emulated:
         return np.array(array).reshape(-1)
 
     def launch(self, kernel, grid, arguments):
+        before = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
+        run = self.execute(parsed(kernel, self.cc), kernel, grid, arguments)
+        after = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
+        self.runs.append((kernel, run))
+        self.launches.append((kernel, grid, before, after))
+
+    def execute(self, module, kernel, grid, arguments):
+        """Run PTX, that of a kernel or a changed one."""
         given = []
         for argument, value in zip(kernel.arguments, arguments, strict=True):
             if argument.way:
@@ -51,10 +57,7 @@ class Emulated:
                 assert value.ndim == 1, argument
                 value = {"in": Input, "out": Output, "inout": lambda a: a}[argument.way](value)
             given.append(value)
-        module = self.replace(kernel) or parsed(kernel, self.cc)
-        run = launch(module, grid, kernel.threads, given, abi="numba", schedule=self.schedule, seed=1)
-        self.runs.append((kernel, run))
-        return run
+        return launch(module, grid, kernel.threads, given, abi="numba", schedule=self.schedule, seed=1)
 
 
 def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):

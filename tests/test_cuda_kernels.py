@@ -10,13 +10,14 @@ from nbrnn._cells import GRU, LSTM, RNNRelu, RNNTanh
 from tests.cases import Case
 from tests.minimal_gated_unit import MGU
 from tests.ptx import compile as nvvm
+from tests.ptx.mutate import survivors, try_mutants
 
 if not nvvm.has_numba_cuda():
     pytest.skip("numba-cuda is not installed", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from tests.emulated import Emulated, run_case  # noqa: E402
+from tests.emulated import Emulated, ptx_of, run_case  # noqa: E402
 
 CELLS = {"tanh": RNNTanh, "relu": RNNRelu, "GRU": GRU, "LSTM": LSTM, "MGU": MGU}
 #: Of the largest entry.
@@ -75,3 +76,85 @@ def test_random_cases(kind, dtype):
                 drawn(kind, dtype, H, rng), Emulated(cc, schedule), rows=rows, chunk=int(rng.choice([16, 256])),
                 gaps=int(rng.integers(0, 3)),
             )  # fmt: skip
+
+
+def caught_in(launch, cc=(9, 0)):
+    """Survivors among the mutants of a kernel, each run with the arguments of a launch."""
+    kernel, grid, before, after = launch
+
+    def run(text):
+        given = [np.copy(a) if isinstance(a, np.ndarray) else a for a in before]
+        done = Emulated(cc).execute(text, kernel, grid, given)
+        for argument, found, wanted in zip(kernel.arguments, given, after, strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=argument.name)
+        return done
+
+    return survivors(try_mutants(ptx_of(kernel, cc), run))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_mutants_of_recurrent_kernels_are_caught(kind):
+    """Barriers taken away, stores moved: each is a fault, or gives other numbers."""
+    case = Case(
+        kind=kind, dtype="float32", H=5, T=4, B=6, I=2, ragged=True, cut=True, stateful=True, bidirectional=True, seed=2
+    )
+    machine = check(case, Emulated())
+    for name in ("forward", "backward"):
+        launch = next(found for found in machine.launches if found[0].key[0] == name)
+        left = caught_in(launch)
+        assert not left, name + "\n" + "\n".join(map(str, left))
+
+
+def test_mutants_of_other_kernels_are_caught():
+    # Sizes that take several turns of each loop: its last barrier is there for the turn that follows.
+    case = Case(kind="GRU", dtype="float32", H=25, T=8, B=6, I=18, ragged=True, cut=True, seed=2)
+    machine = check(case, Emulated(), chunk=18)
+    seen = set()
+    for launch in machine.launches:
+        key = launch[0].key
+        if key[0] not in ("forward", "backward") and key not in seen:
+            seen.add(key)
+            left = caught_in(launch)
+            assert not left, key[0] + "\n" + "\n".join(map(str, left))
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("kind, dtype", [("LSTM", "float32"), ("GRU", "float64"), ("tanh", "float32")])
+def test_bits_of_a_sequence_dont_depend_on_tile_batch_or_order(kind, dtype):
+    case = Case(kind=kind, dtype=dtype, H=9, T=5, B=5, I=3, ragged=True, cut=True, stateful=True, seed=4)
+    alone = run_case(Emulated(), CELLS[kind], case, rows=4)
+    for rows in (1, 2):
+        other = run_case(Emulated(), CELLS[kind], case, rows=rows)
+        for a, b in zip(alone[:6], other[:6], strict=True):
+            np.testing.assert_array_equal(a, b)
+    # Two of the sequences, the other way round.
+    few, chosen = Case(kind=kind, dtype=dtype, H=9, T=5, B=2, I=3, seed=4), [3, 1]
+    few.lengths, few.resets = case.lengths[chosen], case.resets[:, chosen]
+    for name in ("x", "dy", "h", "c", "dh", "dc"):
+        setattr(few, name, np.ascontiguousarray(getattr(case, name)[:, chosen]))
+    found = run_case(Emulated(), CELLS[kind], few)
+    for a, b in zip(alone[:6], found[:6], strict=True):
+        np.testing.assert_array_equal(a[:, chosen], b)
+
+
+def test_nan_stays_in_its_sequence():
+    case = Case(kind="LSTM", dtype="float32", H=7, T=4, B=4, I=2, seed=1)
+    y = run_case(Emulated(), LSTM, case, keep=False)[0]
+    case.x[1, 2, 0] = np.nan
+    bad = run_case(Emulated(), LSTM, case, keep=False)[0]
+    assert np.isnan(bad[1:, 2]).all()
+    bad[1:, 2] = y[1:, 2]
+    np.testing.assert_array_equal(bad, y)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_large_sums_saturate(kind):
+    case = Case(kind=kind, dtype="float32", H=4, T=3, B=2, I=2, seed=1)
+    case.x[...] = 1e4 * np.sign(case.x)
+    check(case, Emulated())
+
+
+@pytest.mark.parametrize("T, B", [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_do(T, B):
+    case = Case(kind="LSTM", dtype="float64", H=3, T=T, B=B, I=2, stateful=True, seed=1)
+    check(case, Emulated())

@@ -19,7 +19,7 @@ FLOORS = [
     ["_params"],
     ["_cells"],
     ["_nets"],
-    ["_cpu"],
+    ["_cpu", "_cuda"],
     ["_engine"],
     ["_axes", "module"],
     ["jit"],
@@ -40,6 +40,9 @@ INSIDE = {
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "packing", "steps",
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
+    ],
+    "_cuda": [
+        "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "bench": [

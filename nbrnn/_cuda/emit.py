@@ -2,12 +2,12 @@
 
 A formula is plain Python on values that know ``+ - * /`` (``_cells.ops``).  Compiled by Numba as it stands, ``1 - z``
 would be a double: an int and a float32 make a float64 there, and a float32 kernel would compute in doubles, at a
-sixty-fourth of the speed on most devices.  Run on these values while code is emitted, numbers take the other side's type.
+sixty-fourth of the speed on most devices.  Here a Python number takes the type of the other side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -146,20 +146,21 @@ def sum_over_lanes(values: list[tuple[Scalar, ...]], lane: ir.Value, lanes: int)
     looks after; when one is left, the lanes that share it all get its sums.  Which numbers are added to which doesn't
     depend on the number of tuples.  ``len(values)`` and ``lanes`` are powers of two, the latter not the smaller one.
     """
-    mask = lanes // 2
+    b, mask = values[0][0].b, lanes // 2
     while mask:
         if len(values) > 1:
             half = len(values) // 2
-            b = values[0][0].b
             upper = b.icmp_unsigned("!=", b.and_(lane, I32(mask)), I32(0))
-            merge: Callable[[Scalar, Scalar], Scalar] = lambda low, high: (  # noqa: B023
-                low.if_not(upper, high) + high.if_not(upper, low).from_lane(mask)  # noqa: B023
-            )
             values = [
-                tuple(merge(low, high) for low, high in zip(*pair, strict=True))
+                tuple(_share(low, high, upper, mask) for low, high in zip(*pair, strict=True))
                 for pair in zip(values[:half], values[half:], strict=True)
             ]
         else:
             values = [tuple(value + value.from_lane(mask) for value in values[0])]
         mask //= 2
     return values[0]
+
+
+def _share(low: Scalar, high: Scalar, upper: ir.Value, mask: int) -> Scalar:
+    """A lane's part of two values: it keeps one, and gets the same of the lane that keeps the other."""
+    return low.if_not(upper, high) + high.if_not(upper, low).from_lane(mask)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from . import primitives
 from .plan import Plan
@@ -63,9 +62,8 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
         kept = load_weights(weights, thread)
         biases = read_biases(hidden_bias, u, H)
         state = read_state(h, b * H + u, c, b * (E * H) + u, H)
-        if cuts.shape[0] > 0 and length > 0:
-            if read(cuts, read(starts, first) + i) != 0:
-                state = nothing()
+        if cuts.shape[0] > 0 and length > 0 and read(cuts, read(starts, first) + i) != 0:
+            state = nothing()
         for q in range(thread, both, threads):
             write(vectors, q, zero)
         cuda.syncthreads()
@@ -86,9 +84,8 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
                     write(y, t * y_time + b * y_batch + u, state[0])
                     if keep:
                         write_saved(saved, at * (slots * H) + u, H, values)
-                if cuts.shape[0] > 0 and s + 1 < last:
-                    if read(cuts, read(starts, s + 1) + i) != 0:
-                        state = nothing()
+                if cuts.shape[0] > 0 and s + 1 < last and read(cuts, read(starts, s + 1) + i) != 0:
+                    state = nothing()
             source = half - source
             if valid:
                 write(vectors, source + row * room + unit, state[0])

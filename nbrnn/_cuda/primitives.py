@@ -203,12 +203,10 @@ def step_back(cell: type[Cell]) -> Any:
 
     gates, states, sums = len(cell.gates), len(cell.state), cell.sums()
 
-    @primitive(
-        lambda dstate, saved: types.Tuple(tuple(types.UniTuple(dstate.dtype, n) for n in (sums, gates, states)))
-    )
+    @primitive(lambda dstate, saved: types.Tuple(tuple(types.UniTuple(dstate.dtype, n) for n in (sums, gates, states))))
     def step_back(b, dstate, saved):
-        dsums, before = cell.backward(tuple(dstate), tuple(saved))
-        dsums = [dstate[0].like(v) for v in dsums]
+        given, before = cell.backward(tuple(dstate), tuple(saved))
+        dsums = [dstate[0].like(v) for v in given]
         return [dsums, dsums[sums - gates :], [dstate[0].like(v) for v in before]]
 
     return step_back

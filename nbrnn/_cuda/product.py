@@ -2,7 +2,8 @@
 
 A block computes a tile of 64 by 64 numbers, a thread 4 by 4 of them, sixteen apart, so that neighbours read neighbours.
 What is summed over is cut into parts of a fixed size where it is long (the rows of a gradient): each part is summed by
-a block of its own, and ``sum_parts`` adds them up in order.  Nothing is added atomically: bits are the same in each run.
+a block of its own, and ``sum_parts`` adds them up in order.  Nothing is added atomically, so that each run gives the
+same bits.
 """
 
 from __future__ import annotations
