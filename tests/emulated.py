@@ -13,7 +13,7 @@ from tests.ptx import compile as nvvm
 @functools.cache
 def ptx_of(kernel, cc, lto=False):
     """PTX of a kernel (`nbrnn._cuda.kernels.Kernel`)."""
-    return nvvm.compile_ptx(kernel.make(), kernel.signature(), cc, lto=lto, launch_bounds=kernel.threads)
+    return nvvm.compile_ptx(kernel.make(), kernel.signature(), cc, lto=lto, launch_bounds=kernel.bounds)
 
 
 @functools.cache

@@ -63,6 +63,11 @@ class Kernel:
     arguments: tuple[Argument, ...]
     threads: int
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Launch bounds: without the second, one block on a multiprocessor, ptxas spills to make room for more."""
+        return self.threads, 1
+
     def signature(self) -> tuple[Any, ...]:
         """The types of the arguments, as Numba's."""
         from numba import from_dtype

@@ -1,0 +1,80 @@
+"""What CUDA kernels take of a device, by ptxas: `python -m tests.cuda_resources [--lto]`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import Counter
+
+import numpy as np
+
+from nbrnn._cells import GRU, LSTM, Cell, RNNTanh
+from nbrnn._cuda import kernels
+from nbrnn._cuda.plan import Plan
+from tests.emulated import ptx_of
+from tests.ptx.compile import assemble, machine_instructions
+
+CELLS = {"tanh": RNNTanh, "GRU": GRU, "LSTM": LSTM}
+#: Largest shared memory of a block that needs no special leave.
+SHARED = 48 * 1024
+
+
+def recurrent(cell: type[Cell], dtype: str, H: int, rows: int = 4) -> tuple[kernels.Kernel, kernels.Kernel, Plan]:
+    """The kernels forward and back, and their plan."""
+    plan = Plan(cell, np.dtype(dtype), H, rows)
+    return kernels.forward_kernel(plan, True), kernels.backward_kernel(plan), plan
+
+
+def others(dtype: str) -> list[kernels.Kernel]:
+    """All kernels that know nothing of cells."""
+    kind = np.dtype(dtype)
+    ways = ((False, True), (False, False), (True, False))
+    return [
+        *(kernels.product_kernel(kind, *w) for w in ways),
+        kernels.sum_rows_kernel(kind),
+        kernels.sum_parts_kernel(kind),
+    ]
+
+
+def in_doubles(instructions: Counter[str]) -> int:
+    """Machine instructions that compute in float64."""
+    found = 0
+    for opcode, times in instructions.items():
+        name, *modifiers = opcode.split(".")
+        found += times * (
+            name in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") or "F64" in modifiers or "64H" in modifiers
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lto", action="store_true", help="optimise at link time, as numba-cuda does with nvJitLink")
+    parser.add_argument("--cc", default="90", help="80, 90 or 100")
+    given = parser.parse_args()
+    cc = int(given.cc[:-1]), int(given.cc[-1])
+    print(
+        "| cell | dtype | H | way | threads | weights (in registers) | registers | spills | stack | shared | float64 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+
+    def row(kernel: kernels.Kernel, *first: object) -> None:
+        found = assemble(ptx_of(kernel, cc, given.lto))
+        spilled = found.spill_stores + found.spill_loads
+        doubles = in_doubles(machine_instructions(found.cubin))
+        numbers = (found.registers, spilled, found.stack, found.shared, doubles)
+        print("|", " | ".join(map(str, (*first, *numbers))), "|", flush=True)
+
+    for dtype, (name, cell) in itertools.product(("float32", "float64"), CELLS.items()):
+        for H in (16, 32, 64, 128):
+            forward, backward, plan = recurrent(cell, dtype, H)
+            for way, kernel, split in (("forward", forward, plan.forward), ("back", backward, plan.backward)):
+                weights = f"{split.weights} ({split.in_registers})"
+                row(kernel, name, dtype, H, way, split.threads, weights)
+    for dtype in ("float32", "float64"):
+        for kernel in others(dtype):
+            row(kernel, " ".join(kernel.key[:1] + kernel.key[2:]), dtype, "", "", kernel.threads, "")
+
+
+if __name__ == "__main__":
+    main()
