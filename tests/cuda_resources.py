@@ -1,4 +1,4 @@
-"""What CUDA kernels take of a device, by ptxas: `python -m tests.cuda_resources [--lto]`."""
+"""What CUDA kernels take of a device, by ptxas: `python -m tests.cuda_resources [--cc 80] [--lto]`."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ def sum_inputs(e, net, first, count, n, xs, to):
                 for q, value in enumerate(sums[r] + start[G * blocks :]):
                     out.store(value, q * e.W)
 
-        each_tile(n, (tile_rows(e.lanes, G * blocks)[0], 2, 1), tile)
+        # With so many rows it matters little how the last few are covered: less to compile.
+        most, *fewer = tile_rows(e.lanes, G * blocks)
+        each_tile(n, (most, *(size for size in fewer if size < 4)), tile)
 
     each_in_turn(first // z.U, count // z.U, e.integer(0), block)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import primitives
+from .schedule import SECOND
 
 #: Rows and columns of a tile, depth of what is in shared memory at a time, threads, columns of threads.
 TILE, DEPTH, THREADS, ACROSS = 64, 16, 256, 16
@@ -72,8 +73,8 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[...,
                     at = read(b_index, row) if b_index.shape[0] > 0 else row * b_stride
                     if at >= 0:
                         value = read(b, at + column)
-                    elif at < -1:
-                        value = read(b_second, (-2 - at) * second_stride + column)
+                    elif at <= SECOND:
+                        value = read(b_second, (SECOND - at) * second_stride + column)
                 write(right, k * _ROW + n, value)
             cuda.syncthreads()
             sums = multiply(sums, left, y, right, x)
