@@ -2,8 +2,10 @@
 
 Numba keys a cached function on the source of its own file.  Our loops are thin: what they compute is emitted by
 primitives in other files, so an edit there would be served stale.  ``@kernel`` therefore puts a digest of *every*
-source file of the package into the key, and keeps one file per specialisation, named by that key: nothing shared
-can be half-written, several processes may start cold at once, and one cell's cache never depends on another's.
+source file that compiled code is made of into the key, and keeps one file per specialisation, named by that key:
+nothing shared can be half-written, several processes may start cold at once, and one cell's cache never depends on
+another's.  Those files are the *core*: the cells, the backends, and what they rest on.  A kernel elsewhere (a loss, an
+optimiser) is made of its own file and the core; ``tests/test_layout.py`` sees to it that no kernel imports more.
 
 A cache is a convenience.  Whatever goes wrong with it (a truncated file, a folder that can't be written, a private
 interface of Numba that has moved) means "compile again", and never reaches the user.
@@ -40,14 +42,32 @@ def digest_of(*paths: pathlib.Path) -> str:
     return total.hexdigest()[:16]
 
 
-_SOURCES = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+_PACKAGE = pathlib.Path(__file__).parent
+
+#: Folders and files, from the package, that make up the core.
+CORE = ("_cells", "_cpu", "_cuda", "_check.py", "_kernel.py", "_memory.py", "_nets.py", "jit.py")
+
+
+def core_of(package: pathlib.Path) -> list[pathlib.Path]:
+    """The source files of the core."""
+    return sorted(
+        path for name in CORE for path in [package / name, *(package / name).rglob("*")] if path.suffix == ".py"
+    )
+
+
+_SOURCES = core_of(_PACKAGE)
 
 #: Stands in every cache key, and in the names of the network types (see ``_nets``).
 SOURCE_DIGEST = digest_of(*_SOURCES)
 
 
 class PackageCache(FunctionCache):  # type: ignore[misc]
-    """Numba's function cache with the whole package in the key and one file for each specialisation."""
+    """Numba's function cache with the whole core in the key and one file for each specialisation."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        own = pathlib.Path(function.__code__.co_filename)
+        self._digest = SOURCE_DIGEST if own in _SOURCES else digest_of(*_SOURCES, own)
 
     def _path(self, sig: Any, codegen: Any) -> pathlib.Path:
         options = (
@@ -58,15 +78,15 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
             config.SLP_VECTORIZE,
         )
         versions = (numba.__version__, llvmlite.__version__)
-        key = (super()._index_key(sig, codegen), SOURCE_DIGEST, versions, repr(options))
+        key = (super()._index_key(sig, codegen), self._digest, versions, repr(options))
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return pathlib.Path(self.cache_path, f"{self._impl.filename_base}-{SOURCE_DIGEST}-{name}.nbc")
+        return pathlib.Path(self.cache_path, f"{self._impl.filename_base}-{self._digest}-{name}.nbc")
 
     def _sweep(self, folder: pathlib.Path) -> None:
         """Remove what earlier sources of the package left behind for this function, and what killed processes did."""
         function = self._impl.filename_base.split("-")[0]
         for path in folder.glob(f"{function}-*.nbc"):
-            if SOURCE_DIGEST not in path.name:
+            if self._digest not in path.name:
                 path.unlink(missing_ok=True)
         for path in folder.glob(f"{function}-*.nbc.*.tmp"):
             if time.time() - path.stat().st_mtime > 3600:
@@ -104,7 +124,7 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
 
 
 def kernel(function: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
-    """Compile a loop with Numba, lazily, releasing the GIL, cached on disk under a key that sees the whole package.
+    """Compile a loop with Numba, lazily, releasing the GIL, cached on disk under a key that sees the whole core.
 
     ``error_model="numpy"``: an integer division by a size that is checked beforehand needs no branch that raises.
     No ``fastmath``: it would drop NaN, and change bits with the surrounding code.  ``inline``: become part of compiled

@@ -12,7 +12,7 @@ import nbrnn
 from nbrnn._cells import Cell
 from nbrnn._cells.ops import tanh
 from nbrnn.recurrent import Recurrent
-from tests.processes import ROOT, copy_of_package, edit, finish, run, start
+from tests.processes import copy_of_package, edit, finish, run, start
 
 #: Prints a number that depends on everything, and how often a kernel came from the cache or didn't.
 SCRIPT = """
@@ -200,19 +200,19 @@ def test_leftovers_of_killed_processes_are_swept(tmp_path, right):
     assert young.exists()
 
 
-def test_every_source_file_is_in_the_key(tmp_path):
-    from nbrnn._kernel import SOURCE_DIGEST
+def test_every_source_file_of_the_core_is_in_the_key(tmp_path):
+    from nbrnn._kernel import SOURCE_DIGEST, core_of
 
     code = "from nbrnn._kernel import SOURCE_DIGEST; print(SOURCE_DIGEST)"
     folder = copy_of_package(tmp_path)
     assert run(code, folder=folder).strip() == SOURCE_DIGEST
-    files = sorted((folder / "nbrnn").rglob("*.py"))
-    assert len(files) == len(list((ROOT / "nbrnn").rglob("*.py")))
+    files = core_of(folder / "nbrnn")
+    assert {"forward.py", "gru.py", "ops.py", "jit.py", "_kernel.py", "primitives.py"} <= {file.name for file in files}
     # Each file by itself; the digest is computed as the package computes it, in one process.
     code = """
 import pathlib, sys
-from nbrnn._kernel import SOURCE_DIGEST, digest_of
-files = sorted(pathlib.Path(sys.modules["nbrnn"].__file__).parent.rglob("*.py"))
+from nbrnn._kernel import SOURCE_DIGEST, core_of, digest_of
+files = core_of(pathlib.Path(sys.modules["nbrnn"].__file__).parent)
 assert digest_of(*files) == SOURCE_DIGEST
 seen = {SOURCE_DIGEST}
 for file in files:
@@ -223,6 +223,26 @@ for file in files:
 print(len(seen))
 """
     assert int(run(code, folder=folder)) == 1 + len(files)
+
+
+def test_a_kernel_outside_of_the_core_has_its_own_file_in_the_key(tmp_path):
+    """And its edits compile nothing else anew."""
+    folder = copy_of_package(tmp_path)
+    edit(
+        folder / "nbrnn" / "losses.py",
+        "Array = NDArray[Any]",
+        "Array = NDArray[Any]\nfrom ._kernel import kernel\n@kernel\ndef triple(x):\n    return 3 * x\n",
+    )
+    code = """
+from nbrnn.losses import triple
+print(triple(1.5), sum(triple.stats.cache_hits.values()), sum(triple.stats.cache_misses.values()))
+"""
+    assert run(code, folder=folder).split() == ["4.5", "0", "1"]
+    assert run(code, folder=folder).split() == ["4.5", "1", "0"]
+    assert answer(folder=folder)[1:] == (0, 1)
+    edit(folder / "nbrnn" / "losses.py", "3 * x", "5 * x")
+    assert run(code, folder=folder).split() == ["7.5", "0", "1"]
+    assert answer(folder=folder)[1:] == (1, 0)
 
 
 def damage_half(path):

@@ -10,24 +10,32 @@ import re
 import pytest
 
 import nbrnn
+from nbrnn._kernel import CORE, core_of
 
 ROOT = pathlib.Path(nbrnn.__file__).parent
 
 #: From the ground up; a module imports only from lines above its own, or from its own line's folder.
 FLOORS = [
     ["_version", "_memory", "_check", "_kernel", "_progress"],
-    ["_params"],
+    ["_params", "_loops"],
     ["_cells"],
     ["_nets"],
     ["_cpu", "_cuda"],
     ["_engine"],
-    ["_axes", "module"],
+    ["_axes", "module", "initial"],
     ["jit"],
     ["stream", "pointwise"],
+    ["embedding", "normalise", "pool"],
     ["recurrent"],
     ["layers"],
     ["cells", "networks", "losses", "optim"],
+    ["attention"],
+    ["seq2seq"],
+    ["generation", "decoding"],
+    ["io"],
     ["training"],
+    ["diagnostics"],
+    ["estimators"],
     ["demo", "bench"],
     ["cli"],
     ["__init__", "__main__"],
@@ -96,6 +104,25 @@ def test_imports_go_downward(path):
             assert order.index(to) < order.index(here[1]), f"{'/'.join(here)} imports {'/'.join(target)}"
         else:
             assert FLOOR[target[0]] < FLOOR[here[0]], f"{'/'.join(here)} imports {'/'.join(target)}"
+
+
+def has_kernels(path):
+    """Whether a file has something that is compiled and kept."""
+    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    return not names.isdisjoint({"kernel", "primitive", "intrinsic", "overload"})
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if has_kernels(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_compiled_is_made_of_the_core_and_its_own_file(path):
+    """The key of the cache of compiled code sees no more than that."""
+    for target in imports_of(path)[0]:
+        assert ROOT.joinpath(*target).with_suffix(".py") in core_of(ROOT) or target[0] in CORE, target
+
+
+def test_the_core_imports_nothing_else():
+    for path in core_of(ROOT):
+        for target in imports_of(path)[0]:
+            assert target[0] in CORE or f"{target[0]}.py" in CORE, f"{path} imports {target}"
 
 
 def test_every_module_has_its_floor():
