@@ -198,6 +198,10 @@ class Module(Parametric):
         """Raise what ``backward`` would say of dstate."""
         raise NotImplementedError
 
+    def _lengths_after(self, lengths: Any) -> Any:
+        """Of y, for x of those lengths: None where y has no axis of time, or all of it counts."""
+        return lengths
+
 
 def generator(rng: Seed) -> np.random.Generator:
     """A generator: the one given, one from a seed, or a fresh one."""

@@ -52,10 +52,11 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
+    "_loops": ["__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
-        "peers", "machine", "compare", "steps", "report", "command",
+        "peers", "machine", "compare", "again", "steps", "report", "command",
     ],
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from .. import jit
-from .._kernel import kernel
+from .again import run_again
 from .compare import Peaks, conclusions
 from .grid import Line, Shape
 from .peers import PEERS
@@ -94,13 +94,6 @@ def _latencies(steps: Sequence[Step], xs: Array, out: Array, seconds: float) -> 
         turn = turn[1:] + turn[:1]
         turns += 1
     return [np.array(room) for room in taken]
-
-
-@kernel
-def run_again(net, x, state, y, repeats):
-    """``nbrnn.jit.run`` in compiled code."""
-    for _ in range(repeats):
-        jit.run(net, x, state, y)
 
 
 def compiled(cell: str, dtype: str, size: tuple[int, int], seconds: float) -> dict[str, Any]:
