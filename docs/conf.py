@@ -1,4 +1,4 @@
-"""Sphinx configuration: built-in extensions only; building fetches nothing (reading the equations, MathJax does)."""
+"""Sphinx configuration.  Building fetches nothing (reading the equations, MathJax does)."""
 
 import nbrnn
 
@@ -12,8 +12,19 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "data", "gallery"]
+# Scripts of gallery/ are run, their pictures and what they print go to examples/.  -D plot_gallery=0 leaves them out.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "examples",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "copyfile_regex": r".*\.rst",
+    "abort_on_example_error": True,
+}
 html_theme = "alabaster"
 html_theme_options = {"description": nbrnn.__doc__.strip(), "page_width": "1050px"}
 html_static_path: list[str] = []
