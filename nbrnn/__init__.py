@@ -7,6 +7,7 @@ from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
+from .normalise import LayerNorm
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
 from .pool import Pool
@@ -21,6 +22,7 @@ __all__ = [
     "GRUCell",
     "Gradients",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
     "Pool",
     "RNNCell",
