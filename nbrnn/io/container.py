@@ -104,11 +104,21 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     ImportError
         The package safetensors isn't installed.
     """
-    deserialize = _safetensors().deserialize
     name = os.fspath(path)
-    header, data = _bytes(name)
+    _safetensors()
+    # Not mapped into memory: a file that another process cuts would crash this one.
+    with open(name, "rb") as file:
+        start = file.read(9)
+        _header(start, os.fstat(file.fileno()).st_size, name)  # whatever is in front of us, it may be huge
+        return parse(start + file.read(), name)
+
+
+def parse(data: bytes, name: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """As ``read``, of a file's bytes; the name is for errors."""
+    deserialize = _safetensors().deserialize
+    length = _header(data[:9], len(data), name)
     try:
-        note = _note(json.loads(header)["__metadata__"][KEY])
+        note = _note(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
     except (ValueError, LookupError, TypeError, RecursionError):
         raise ValueError(f"{name!r} is damaged, or was not written by nbrnn: no entry {KEY!r} in its header") from None
     if note["version"] != VERSION:
@@ -191,21 +201,14 @@ def _digest(arrays: Mapping[str, Array], metadata: Any) -> str:
 # What was read
 
 
-def _bytes(name: str) -> tuple[bytes, bytes]:
-    """Header and whole of a file; looks first whether it can be one of ours, whatever its size.
-
-    Not mapped into memory: a file that another process cuts would crash this one.
-    """
-    with open(name, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(9)
-        length = int.from_bytes(start[:8], "little")
-        if size == 0:
-            raise ValueError(f"{name!r} is empty")
-        if len(start) < 9 or start[8:] != b"{" or length > size - 8:
-            raise ValueError(f"{name!r} is cut, damaged, or of another kind: it has no header of safetensors")
-        data = start + file.read()
-        return data[8 : 8 + length], data
+def _header(start: bytes, size: int, name: str) -> int:
+    """Length of the header, from the first nine bytes."""
+    length = int.from_bytes(start[:8], "little")
+    if not start:
+        raise ValueError(f"{name!r} is empty")
+    if len(start) < 9 or start[8:] != b"{" or length > size - 8:
+        raise ValueError(f"{name!r} is cut, damaged, or of another kind: it has no header of safetensors")
+    return length
 
 
 def _note(text: str) -> dict[str, Any]:
