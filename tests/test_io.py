@@ -1,50 +1,21 @@
-"""Files: what was written comes back to the bit, and anything else is refused."""
+"""save and load: the same network to the bit, or an error that names what is wrong."""
 
-import json
-import math
-import os
-import pathlib
+import functools
+import hashlib
 import pickle
-import random
-import re
-import signal
-import stat
-import subprocess
-import sys
-import time
 
-import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbrnn.io import container
-from tests.cases import examples
-from tests.processes import ROOT, environment
+import nbrnn
+from nbrnn.io import container, network
+from nbrnn.module import Parametric
+from tests.minimal_gated_unit import MGULayer
 
-DTYPES = [np.dtype(name) for name in container.TYPES.values()]
-
-
-def same(a, b):
-    """Equal to the bit, with dtypes and shapes."""
-    assert a.dtype == b.dtype, (a.dtype, b.dtype)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    assert a.tobytes() == b.tobytes()
-
-
-arrays = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
-)
-twists = st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a, lambda a: a.astype(a.dtype.newbyteorder())])  # fmt: skip
-numbers = st.integers() | st.integers(2**60, 2**200) | st.floats(allow_nan=False)
-values = st.recursive(
-    st.none() | st.booleans() | numbers | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-printable = st.text(min_size=1).filter(lambda s: s.isprintable())
+FLOATS = ("float32", "float64")
 
 
 @pytest.fixture(scope="module")
@@ -52,253 +23,278 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("io")
 
 
-@given(
-    st.dictionaries(printable, st.tuples(arrays, twists), max_size=4), st.dictionaries(st.text(), values, max_size=3)
-)
-def test_what_was_written_comes_back(folder, tensors, metadata):
-    given = {name: twist(a) for name, (a, twist) in tensors.items()}
-    container.write(folder / "a", given, metadata)
-    back, note = container.read(folder / "a")
-    assert list(back) == sorted(given)
-    for name, a in back.items():
-        same(a, np.array(given[name].astype(a.dtype), order="C"))
-        assert a.flags.c_contiguous
-        assert a.flags.writeable
-        assert a.dtype.isnative
-    assert repr(note) == repr(metadata)
-    plain = safetensors.numpy.load_file(folder / "a")
-    for name, a in back.items():
-        same(a, plain[name])
+def again(net, folder, **more):
+    """Saved and loaded."""
+    nbrnn.save(net, folder / "net")
+    return nbrnn.load(folder / "net", **more)
 
 
-def test_numbers_that_json_is_bad_at(folder):
-    given = {"a": [math.inf, -math.inf, -0.0, 5e-324, 0.1, 2**128 + 1], "nan": math.nan}
-    container.write(folder / "a", {}, given)
-    back = container.read(folder / "a")[1]
-    assert repr(back) == repr(given)
+def assert_same(a, b):
+    """Two networks of one kind, with one look and the same parameters to the bit."""
+    assert type(a) is type(b)
+    assert repr(a) == repr(b)
+    assert network.describe(a) == network.describe(b)
+    assert list(a.params) == list(b.params)
+    assert a.flat.dtype == b.flat.dtype
+    assert a.flat.tobytes() == b.flat.tobytes()
 
 
-@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_states_of_generators_come_back(folder, kind):
-    rng = np.random.Generator(getattr(np.random, kind)(5))
-    rng.integers(10, size=3, dtype=np.int32)
-    container.write(folder / "a", {}, {"rng": rng.bit_generator.state})
-    other = np.random.Generator(getattr(np.random, kind)(6))
-    other.bit_generator.state = container.read(folder / "a")[1]["rng"]
-    same(rng.random(1000), other.random(1000))
+def leaves(result):
+    """The arrays of y and the state."""
+    if isinstance(result, tuple | list):
+        return [a for part in result for a in leaves(part)]
+    return [] if result is None else [result]
 
 
-def test_what_becomes_something_else(folder):
-    container.write(
-        folder / "a", {"s": np.float32(2)}, {"t": (1, 2), "i": np.int8(3), "f": np.float32(0.1), "a": np.eye(2)}
-    )
-    back, note = container.read(folder / "a")
-    same(back["s"], np.array(2, np.float32))
-    assert note == {"t": [1, 2], "i": 3, "f": float(np.float32(0.1)), "a": [[1.0, 0.0], [0.0, 1.0]]}
+def assert_same_results(a, b, x, **more):
+    ours, theirs = leaves(a(x, **more)), leaves(b(x, **more))
+    assert [u.tobytes() for u in ours] == [v.tobytes() for v in theirs]
 
 
+@st.composite
+def recurrent(draw, I, dtype, batch_first):
+    """(a layer, its output size)."""
+    kind = draw(st.sampled_from([nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM]))
+    H = draw(st.integers(1, 5))
+    options = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if kind is nbrnn.RNN else {}
+    if kind is nbrnn.LSTM and H > 1:
+        options["proj_size"] = draw(st.integers(0, H - 1))
+    layer = kind(
+        I, H, draw(st.integers(1, 3)), bias=draw(st.booleans()), bidirectional=draw(st.booleans()),
+        dropout=draw(st.sampled_from([0.0, 0.1])), batch_first=batch_first, dtype=dtype, rng=1, **options,
+    )  # fmt: skip
+    return layer, (options.get("proj_size") or H) * (2 if layer.bidirectional else 1)
+
+
+@st.composite
+def linear(draw, I, dtype):
+    O = draw(st.integers(1, 4))
+    activation = draw(st.sampled_from([None, "softmax", "sigmoid", "tanh", "relu"]))
+    return nbrnn.Linear(I, O, draw(st.booleans()), activation, dtype=dtype, rng=2), O
+
+
+@st.composite
+def networks(draw, I=3, depth=2):
+    """(a Sequential, with others in it, its input size, dtype)."""
+    dtype, batch_first = draw(st.sampled_from(FLOATS)), draw(st.booleans())
+
+    def sequential(size, depth):
+        parts = []
+        for _ in range(draw(st.integers(1, 3))):
+            kind = draw(st.sampled_from(["recurrent", "linear", "dropout", "sequential"]))
+            if kind == "sequential" and depth:
+                part, size = sequential(size, depth - 1)
+            elif kind == "recurrent":
+                part, size = draw(recurrent(size, dtype, batch_first))
+            elif kind == "linear":
+                part, size = draw(linear(size, dtype))
+            else:
+                part = nbrnn.Dropout(draw(st.sampled_from([0.0, 0.1, 1 / 3])))
+            parts.append(part)
+        return nbrnn.Sequential(*parts), size
+
+    return sequential(I, depth)[0], dtype
+
+
+@given(networks())
+def test_networks_come_back_to_the_bit(folder, drawn):
+    net, dtype = drawn
+    loaded = again(net, folder)
+    assert_same(net, loaded)
+    assert_same_results(net, loaded, np.random.default_rng(0).normal(size=(4, 2, 3)).astype(dtype))
+    plain = safetensors.numpy.load_file(folder / "net")
+    assert {name: a.tobytes() for name, a in plain.items()} == {name: a.tobytes() for name, a in net.params.items()}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
-    "error, text, tensors, metadata",
-    [
-        (TypeError, "tensors must be a mapping", [1], {}),
-        (TypeError, "keys of tensors must be str, got 1", {1: np.ones(1)}, {}),
-        (TypeError, r"tensors\['a'\] must be a NumPy array, got list", {"a": [1.0]}, {}),
-        (TypeError, r"tensors\['a'\] must be a NumPy array, got MaskedArray", {"a": np.ma.ones(1)}, {}),
-        (TypeError, "got float16", {"a": np.ones(1, np.float16)}, {}),
-        (TypeError, "got object", {"a": np.array([None])}, {}),
-        (ValueError, "must be printable", {"a\n": np.ones(1)}, {}),
-        (ValueError, "must be printable", {"__metadata__": np.ones(1)}, {}),
-        (TypeError, "metadata must be a mapping", {}, None),
-        (TypeError, r"keys of metadata\['a'\] must be str, got 1", {}, {"a": {1: 2}}),
-        (TypeError, r"metadata\['a'\]\[1\] must be something that JSON can hold, got object", {}, {"a": [0, object()]}),
-        (TypeError, "got complex", {}, {"a": 1j}),
-    ],
+    "make",
+    [nbrnn.RNNCell, functools.partial(nbrnn.RNNCell, nonlinearity="relu"), nbrnn.GRUCell, nbrnn.LSTMCell,
+     functools.partial(nbrnn.GRUCell, bias=False)],
 )  # fmt: skip
-def test_what_cannot_be_written(tmp_path, error, text, tensors, metadata):
-    (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(error, match=text):
-        container.write(tmp_path / "a", tensors, metadata)
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"old"
+def test_cells_come_back(folder, make, dtype):
+    cell = make(3, 4, dtype=dtype)
+    loaded = again(cell, folder)
+    assert_same(cell, loaded)
+    assert_same_results(cell, loaded, np.ones((2, 3), dtype))
 
 
-SMALL = ({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "f": np.array([True, False])}, {"é": [1, 2.5, "ü"]})
+def test_unusual_parameters_come_back(folder):
+    layer = nbrnn.Linear(2, 3)
+    numbers = np.array([0x7FC00001, 0xFF800000, 0x80000000, 1, 0x7F7FFFFF, 0, 0x3F800001, 0x7F800000, 2], np.uint32)
+    layer.flat = numbers.view(np.float32)
+    assert again(layer, folder).flat.tobytes() == numbers.tobytes()
 
 
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small"
-    container.write(path, *SMALL)
-    return path
+def test_a_loaded_network_can_be_trained_and_pickled(folder):
+    net = nbrnn.Sequential(nbrnn.GRU(2, 3, rng=0), nbrnn.Dropout(0.5), nbrnn.Linear(3, 1, rng=1))
+    loaded = again(net, folder)
+    x = np.ones((5, 2, 2), np.float32)
+    flat = []
+    for one in (net, loaded):
+        y, _, tape = one.forward(x, rng=7)  # generators themselves are fresh
+        flat.append(one.backward(tape, y.copy()).flat.tobytes())
+    assert flat[0] == flat[1]
+    assert_same(pickle.loads(pickle.dumps(loaded)), net)
+    loaded.flat = loaded.flat + 1
+    assert (loaded.flat != net.flat).all()
 
 
-def refused(path, data):
-    """The error's text."""
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
-        container.read(path)
+def test_a_part_can_be_saved_by_itself(folder):
+    net = nbrnn.Sequential(nbrnn.GRU(2, 3, rng=0), nbrnn.Linear(3, 1, rng=1))
+    assert_same(again(net[0], folder), net[0])
+
+
+# Classes of one's own
+
+
+class GRU(nbrnn.GRU):
+    """Of the same name as nbrnn's."""
+
+
+class Wide(nbrnn.Linear):
+    """With arguments of its own."""
+
+    def __init__(self, size, *, rng=None):
+        self.size = size
+        super().__init__(size, 2 * size, rng=rng)
+
+
+class Forgets(nbrnn.Linear):
+    def __init__(self, size):
+        super().__init__(size, size)
+
+
+class Drawn(nbrnn.Linear):
+    """With an initialiser."""
+
+    def __init__(self, size, kernel_init=None, seen=None, *, rng=None):
+        self.size, self.kernel_init, self.seen = size, kernel_init, seen
+        super().__init__(size, size, rng=rng)
+
+
+@pytest.mark.parametrize("make", [lambda: MGULayer(2, 3, num_layers=2, rng=0), lambda: GRU(2, 3), lambda: Wide(2)])
+def test_own_classes_come_back_if_they_are_given(folder, make):
+    net = nbrnn.Sequential(make(), nbrnn.Dropout(0.1))
+    name = type(net[0]).__name__
+    assert_same(again(net, folder, classes={name: type(net[0])}), net)
+    with pytest.raises(ValueError, match=rf"needs the class '{name}': give classes={{'{name}': ...}}"):
+        nbrnn.load(folder / "net")
+
+
+def test_initialisers_that_are_functions_are_left_out(folder):
+    net = Drawn(3, kernel_init=np.ones, seen="here")
+    loaded = again(net, folder, classes={"Drawn": Drawn})
+    assert (loaded.kernel_init, loaded.seen) == (None, "here")
+    assert loaded.flat.tobytes() == net.flat.tobytes()
+    net = Drawn(3, kernel_init="orthogonal")
+    assert again(net, folder, classes={"Drawn": Drawn}).kernel_init == "orthogonal"
+
+
+def test_what_cannot_be_saved(tmp_path):
+    path = tmp_path / "net"
+    for wrong in ({}, nbrnn.GRU, None):
+        with pytest.raises(TypeError, match="net must be a layer or a network, got"):
+            nbrnn.save(wrong, path)
+    with pytest.raises(TypeError, match="seen of Drawn can't be saved: it must be a number"):
+        nbrnn.save(Drawn(3, seen=np.ones), path)
+    with pytest.raises(TypeError, match=r"Forgets must keep its argument size under that name, as self\.size"):
+        nbrnn.save(Forgets(3), path)
+    assert not list(tmp_path.iterdir())
+
+
+# Files that aren't right
+
+
+def spoilt(path, change, arrays=None):
+    """What load says of a file of a GRU(2, 3) whose description or arrays have been changed."""
+    layer = nbrnn.GRU(2, 3, rng=0)
+    description, tensors = network.describe(layer), {name: np.asarray(a) for name, a in layer.params.items()}
+    description = change(description) or description
+    if arrays:
+        arrays(tensors)
+    container.write(path, tensors, {"network": description})
+    with pytest.raises(ValueError, match="can't be loaded") as caught:
+        nbrnn.load(path)
+    assert str(path) in str(caught.value)
     return str(caught.value)
 
 
-def damaged(data):
-    """As ``refused``, without a file: a thousand of them take a second."""
-    with pytest.raises(ValueError, match="'name'"):
-        container.parse(data, "name")
+def test_descriptions_that_are_not_right_are_refused(folder):
+    path = folder / "spoilt"
+
+    def arguments(**values):
+        return lambda d: d["arguments"].update(values)
+
+    assert "needs the class 'nbrnn.Transformer': this nbrnn has no such class" in spoilt(
+        path, lambda d: d.update({"class": "nbrnn.Transformer"})
+    )
+    for name in ("nbrnn.fit", "nbrnn.Gradients", "nbrnn.losses", "nbrnn.__version__", "nbrnn.recurrent", "os.system", "builtins.eval"):  # fmt: skip
+        assert f"needs the class {name!r}" in spoilt(path, lambda d, name=name: d.update({"class": name}))
+    assert "has no argument 'depth'" in spoilt(path, arguments(depth=3))
+    assert "has no argument 'rng'" in spoilt(path, arguments(rng=3))
+    assert "has no argument 'self'" in spoilt(path, arguments(self=3))
+    assert "hidden_size must be an integer" in spoilt(path, arguments(hidden_size="3"))
+    assert "hidden_size must be an integer" in spoilt(path, arguments(hidden_size=[3]))
+    assert "hidden_size must be >= 1" in spoilt(path, arguments(hidden_size=0))
+    assert "dtype must be float32 or float64" in spoilt(path, arguments(dtype="object"))
+    assert "hidden_size" in spoilt(path, lambda d: d["arguments"].pop("hidden_size") and None)
+    assert "architecture" in spoilt(path, arguments(hidden_size={"size": 3}))
+    assert "architecture" in spoilt(path, lambda d: [d])
+    assert "architecture" in spoilt(path, lambda d: {"class": "nbrnn.GRU"})
+    sequential = {"class": "nbrnn.Sequential", "arguments": {"parts": [3]}}
+    assert "part 0 must be a layer or a network, got int" in spoilt(path, lambda d: sequential)
+    assert "can't be loaded" in spoilt(path, lambda d: sequential | {"arguments": {"parts": 3}})
 
 
-def test_the_same_arguments_make_the_same_file(small):
-    data = small.read_bytes()
-    for _ in range(5):
-        container.write(small, *SMALL)
-        assert small.read_bytes() == data
+@pytest.mark.parametrize("depth", [10, 300, 100_000])
+def test_descriptions_of_any_depth_are_loaded_or_refused(folder, depth):
+    """Written by hand: they can't even be made by saving."""
+    outer, inner = (
+        '{"class":"nbrnn.Sequential","arguments":{"parts":[',
+        '{"class":"nbrnn.Dropout","arguments":{"p":0.5}}',
+    )
+    text = '{"network":' + outer * depth + inner + "]}}" * depth + "}"
+    note = f'{{"version":1,"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","metadata":{text}}}'
+    (folder / "deep").write_bytes(safetensors.numpy.save({}, {"nbrnn": note}))
+    if depth == 10:
+        assert repr(nbrnn.load(folder / "deep")).count("Sequential") == 10
+    else:
+        with pytest.raises(ValueError, match="deep' (can't be loaded|is damaged)"):
+            nbrnn.load(folder / "deep")
 
 
-def test_a_file_cut_at_any_byte_or_longer_is_refused(small):
-    data = small.read_bytes()
-    for n in range(len(data)):
-        refused(small, data[:n])
-        if any(data[n:]):
-            damaged(data[:n] + bytes(len(data) - n))  # what some file systems leave after a loss of power
-    damaged(data + b"\0")
-    damaged(data + data)
+def test_tensors_that_are_not_right_are_refused(folder):
+    path = folder / "spoilt"
+
+    def nothing(description):
+        return None
+
+    assert "tensors missing: weight_hh_l0" in spoilt(path, nothing, lambda t: t.pop("weight_hh_l0"))
+    assert "tensors not used: more" in spoilt(path, nothing, lambda t: t.update(more=np.ones(1)))
+    assert "tensor weight_hh_l0 must be float32 of shape (9, 3), got float32 of shape (3, 9)" in spoilt(
+        path, nothing, lambda t: t.update(weight_hh_l0=t["weight_hh_l0"].T)
+    )
+    assert "tensor bias_hh_l0 must be float32 of shape (9,), got float64 of shape (9,)" in spoilt(
+        path, nothing, lambda t: t.update(bias_hh_l0=np.ones(9))
+    )
+    container.write(path, {}, {"epoch": 3})
+    with pytest.raises(ValueError, match="it holds epoch, and no network"):
+        nbrnn.load(path)
+    with pytest.raises(FileNotFoundError):
+        nbrnn.load(folder / "missing")
 
 
-def test_any_flipped_bit_is_seen(small):
-    data = small.read_bytes()
-    for n in range(len(data)):
-        for bit in range(8):
-            damaged(data[:n] + bytes([data[n] ^ 1 << bit]) + data[n + 1 :])
+def test_classes_are_classes_of_layers(folder):
+    nbrnn.save(nbrnn.Dropout(0.5), folder / "net")
+    with pytest.raises(TypeError, match="classes must be a mapping of names to classes, got type"):
+        nbrnn.load(folder / "net", classes=MGULayer)
+    with pytest.raises(TypeError, match=r"classes\['x'\] must be a class of layers or networks, got <class 'dict'>"):
+        nbrnn.load(folder / "net", classes={"x": dict})
 
 
-@pytest.fixture(scope="module")
-def good(folder):
-    container.write(folder / "good", *SMALL)
-    return (folder / "good").read_bytes()
-
-
-@examples(5)
-@given(st.data())
-def test_random_damage_is_seen(good, data):
-    bad = bytearray(good)
-    for _ in range(data.draw(st.integers(1, 4))):
-        bad[data.draw(st.integers(0, len(bad) - 1))] = data.draw(st.integers(0, 255))
-    if bad != good:
-        damaged(bytes(bad))
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_refused(data):
-    damaged(data)
-    damaged(len(data).to_bytes(8, "little") + data)
-    damaged((len(data) + 1).to_bytes(8, "little") + b"{" + data)
-
-
-def header(text, data=b""):
-    """A file of safetensors by hand."""
-    text = text if isinstance(text, bytes) else json.dumps(text).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def test_files_of_other_kinds_are_refused(tmp_path):
-    path = tmp_path / "a"
-    assert "is empty" in refused(path, b"")
-    assert "another kind" in refused(path, pickle.dumps({"a": np.ones(3)}))
-    np.savez(tmp_path / "b.npz", a=np.ones(3))
-    assert "another kind" in refused(path, (tmp_path / "b.npz").read_bytes())
-    assert "not written by nbrnn" in refused(path, safetensors.numpy.save({"a": np.ones(3)}))
-    assert "not written by nbrnn" in refused(path, safetensors.numpy.save({"a": np.ones(3)}, {"nbrnn": "[1]"}))
-    assert "not written by nbrnn" in refused(path, header(b'{"a":' + b"[" * 100_000))
-    assert "not written by nbrnn" in refused(path, header({"__metadata__": {"nbrnn": "[" * 100_000}}))
-    note = '{"version":2,"sha256":"","metadata":{}}'
-    assert "version 2 of the format" in refused(path, header({"__metadata__": {"nbrnn": note}}))
-    with pytest.raises(FileNotFoundError, match="missing"):
-        container.read(tmp_path / "missing")
-    with pytest.raises(IsADirectoryError if os.name == "posix" else PermissionError):
-        container.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "dtype, shape, size",
-    [("F32", [2**61], 8), ("F32", [2**62, 0], 0), ("F32", [2**32, 2**32], 0), ("F16", [2], 4), ("BOOL", [2], 2), ("F4", [2], 1)],
-)  # fmt: skip
-def test_headers_that_ask_for_too_much_are_refused(tmp_path, dtype, shape, size):
-    note = '{"version":1,"sha256":"","metadata":{}}'
-    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
-    refused(tmp_path / "a", header({"__metadata__": {"nbrnn": note}, "a": tensor}, b"\2" * size))
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(small, monkeypatch):
-    data = small.read_bytes()
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    for name in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, fail)
-            with pytest.raises(OSError, match="No space"):
-                container.write(small, {}, {})
-    assert small.read_bytes() == data
-    assert [p.name for p in small.parent.iterdir()] == ["small"]
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        container.write(small.parent / "none" / "a", {}, {})
-    with pytest.raises(IsADirectoryError if os.name == "posix" else PermissionError):
-        container.write(small.parent, {}, {})
-    assert not list(small.parent.parent.glob(container.TEMPORARY))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="links and permissions as of POSIX")
-def test_links_and_permissions_are_as_of_plain_writing(small):
-    link = small.parent / "link"
-    link.symlink_to(small.name)
-    container.write(link, {"a": np.ones(2)}, {})
-    assert link.is_symlink()
-    assert list(container.read(small)[0]) == ["a"]
-    (small.parent / "plain").write_bytes(b"")
-    assert stat.S_IMODE(small.stat().st_mode) == stat.S_IMODE((small.parent / "plain").stat().st_mode)
-
-
-WRITER = """
-import sys, itertools, numpy as np
-from nbrnn.io import container
-for n in itertools.count(int(sys.argv[2])):
-    container.write(sys.argv[1], {"w": np.full(200_000, n)}, {"n": n})
-    print(n, flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9")
-def test_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    path, chance, n = tmp_path / "a", random.Random(0), 0
-    # Only the container is imported: a start takes a fraction of a second.
-    writer = WRITER.replace("from nbrnn.io import container", LONELY)
-    for _ in range(8):
-        command = [sys.executable, "-c", writer, str(path), str(n + 1)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(ROOT), cwd=ROOT)
-        assert int(process.stdout.readline()) == n + 1
-        time.sleep(chance.uniform(0, 0.05))
-        process.kill()
-        written = process.communicate()[0].split()
-        tensors, metadata = container.read(path)
-        n = metadata["n"]
-        assert (tensors["w"] == n).all()
-        assert not written or n >= int(written[-1])  # what was said to be written, was
-    left = {p.name for p in tmp_path.iterdir()} - {"a"}
-    assert left <= {p.name for p in tmp_path.glob(container.TEMPORARY)}
-
-
-#: The container without the rest of the package, which takes a second to import.
-LONELY = f"""
-import importlib.util
-spec = importlib.util.spec_from_file_location("container", {str(pathlib.Path(container.__file__))!r})
-container = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(container)
-"""
-
-
-def test_without_safetensors_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    for call in (lambda: container.write(tmp_path / "a", {}, {}), lambda: container.read(tmp_path / "a")):
-        with pytest.raises(ImportError, match=r"pip install 'nbrnn\[io\]'"):
-            call()
+def test_all_public_networks_can_be_described():
+    """The arguments of each class are kept under their names, or the class says how it is made."""
+    known = network.public()
+    assert {"RNN", "GRU", "LSTM", "Linear", "Dropout", "Sequential", "RNNCell", "GRUCell", "LSTMCell"} <= set(known)
+    assert all(issubclass(cls, Parametric) for cls in known.values())

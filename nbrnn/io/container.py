@@ -74,7 +74,10 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, Any])
     save = _safetensors().numpy.save
     target = os.path.realpath(os.fspath(path))
     arrays = {name: _array(name, a) for name, a in _items(tensors, "tensors")}
-    plain = _plain(dict(_items(metadata, "metadata")), "metadata")
+    try:
+        plain = _plain(dict(_items(metadata, "metadata")), "metadata")
+    except RecursionError:
+        raise ValueError("metadata must not be nested that deep, or contain itself") from None
     note = {"version": VERSION, "sha256": _digest(arrays, plain), "metadata": plain}
     # One entry: safetensors writes several in an order that is another each time.
     _replace(target, save(arrays, metadata={KEY: _dumps(note)}))

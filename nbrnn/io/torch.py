@@ -97,10 +97,21 @@ def from_torch(
         )
     if given:
         raise ValueError(f"{', '.join(given)} must be None for a module, which tells by itself")
-    return _from_module(module_or_state_dict)
+    net = _from_module(module_or_state_dict)
+    _refuse_ties(module_or_state_dict)
+    return net
 
 
 # Modules
+
+
+def _refuse_ties(module: Any) -> None:
+    """Two tensors in one place, or one module in two, would be two here."""
+    places: dict[int, str] = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in places:
+            raise ValueError(f"{places[tensor.data_ptr()]} and {name} are one tensor, and would be two here")
+        places[tensor.data_ptr()] = name
 
 
 def _from_module(module: Any) -> Any:
@@ -162,9 +173,7 @@ def _dropout(module: Any) -> Any:
 def _sequential(module: Any) -> Any:
     parts: list[Any] = []
     before = None
-    for n, part in enumerate(module):
-        if any(part is other for other in list(module)[:n]) and part.state_dict():
-            raise ValueError(f"{type(part).__name__} stands in Sequential twice, and would be two here, with no tie")
+    for part in module:
         activation = _activation(part)
         if activation is not None and type(before).__name__ == "Linear":
             parts[-1] = _linear(before, activation)
