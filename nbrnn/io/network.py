@@ -162,9 +162,14 @@ def fill(net: Parametric, tensors: Mapping[str, Any], place: str = "") -> None:
     ValueError
         An array is missing, or too many, or of another shape or dtype.
     """
-    for names, what in ((set(net.params) - set(tensors), "missing"), (set(tensors) - set(net.params), "not used")):
-        if names:
-            raise ValueError(f"tensors {what}: {', '.join(place + name for name in sorted(names))}")
+    differences = {"missing": set(net.params) - set(tensors), "not used": set(tensors) - set(net.params)}
+    wrong = [
+        f"tensors {what}: " + ", ".join(place + n for n in sorted(names))
+        for what, names in differences.items()
+        if names
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     for name, mine in net.params.items():
         given = tensors[name]
         if given.dtype.name != mine.dtype.name or given.shape != mine.shape:
