@@ -4,6 +4,7 @@ from . import jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
+from .io import from_torch, load, save
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
@@ -30,7 +31,10 @@ __all__ = [
     "__version__",
     "clip_grad_norm",
     "fit",
+    "from_torch",
     "jit",
+    "load",
     "losses",
     "optim",
+    "save",
 ]

@@ -152,6 +152,21 @@ class Parametric:
                 parts.append(f"{name}={value!r}")
         return parts
 
+    def _architecture(self) -> dict[str, Any]:
+        """The constructor's arguments by name, but for rng: ``type(self)(**arguments)`` is built as this is.
+
+        Those of ``*parts`` come as a sequence, by the name ``parts``.
+        """
+        arguments = {}
+        for name in inspect.signature(type(self)).parameters:
+            if name != "rng":
+                if not hasattr(self, name):
+                    raise TypeError(
+                        f"{type(self).__name__} must keep its argument {name} under that name, as self.{name}"
+                    )
+                arguments[name] = getattr(self, name)
+        return arguments
+
     def _called(self) -> str:
         """What it is called in what is said of it."""
         return type(self).__name__

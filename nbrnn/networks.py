@@ -84,6 +84,9 @@ class Sequential(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self._parts)
 
+    def _architecture(self) -> dict[str, Any]:
+        return {"parts": self._parts}
+
     def _states(self, state: Any, name: str) -> tuple[Any, ...]:
         if state is None:
             return (None,) * len(self._parts)
