@@ -218,9 +218,7 @@ def test_signatures_are_the_public_face():
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
         nbrnn.optim.SGD: "(net, lr=0.001, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)",
-        nbrnn.optim.RMSprop: (
-            "(net, lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)"
-        ),
+        nbrnn.optim.RMSprop: ("(net, lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)"),
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False)",
         nbrnn.optim.AdamW: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
         nbrnn.optim.clip_grad_value: "(grads, max_value)",

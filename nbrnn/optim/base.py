@@ -34,6 +34,7 @@ class Optimizer:
     stay as they were given.
     """
 
+    net: Parametric
     #: Names of the constructor's arguments after net.
     _settings: ClassVar[tuple[str, ...]] = ("lr",)
 

@@ -15,7 +15,6 @@ from .._loops import update
 from ..module import Gradients
 from .base import Array
 
-
 #: Partial sums of the norm: fixed, since they are part of what its bits are.
 LANES = 512
 

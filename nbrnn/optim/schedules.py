@@ -11,6 +11,8 @@ import copy
 import math
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .. import _check
 from .base import Optimizer
 
@@ -52,8 +54,12 @@ class Schedule:
         TypeError
             There is no metric, and it is needed.
         """
+        self._advance(metric)
         self.t += 1
-        self.opt.lr = self._at(self.t)
+
+    def _advance(self, metric: Any) -> None:
+        """What a call does, before it is counted."""
+        self.opt.lr = self._at(self.t + 1)
 
     def _at(self, t: int) -> float:
         """The learning rate after t calls."""
@@ -86,15 +92,14 @@ class Schedule:
         """
         lr = self.lr
         try:
-            loaded = self._loaded(state)
+            self._adopt(self._loaded(state))
             self.opt.lr = state["lr"]
         except BaseException:
             self.opt.lr = lr
             raise
-        vars(self).update(vars(loaded))
 
     def _loaded(self, state: Any) -> Any:
-        """A schedule like this one, for the same optimiser, in that state."""
+        """A schedule like this one, of the same optimiser, in that state."""
         kind = type(self).__name__
         if not isinstance(state, dict):
             raise TypeError(f"state must be what state_dict() of {kind} gave, got {type(state).__name__}")
@@ -103,16 +108,14 @@ class Schedule:
             raise ValueError(f"state must have the entries of state_dict(), {', '.join(sorted(missing))} missing")
         if state["kind"] != kind:
             raise ValueError(f"state must be that of {kind}, got that of {state['kind']}")
-        fresh = type(self)(self.opt, **self._settings_of(state))
-        fresh.t, fresh.base = _check.size(state["t"], "state['t']", 0), _check.number(state["base"], "state['base']", 0)
-        fresh._recall(state)
+        _check.number(state["lr"], "state['lr']", 0)
+        fresh = type(self)(self.opt, **{name: state[name] for name in self._settings})
+        fresh.t = _check.size(state["t"], "state['t']", 0)
+        fresh.base = _check.number(state["base"], "state['base']", 0)
         return fresh
 
-    def _settings_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        return {name: state[name] for name in self._settings}
-
-    def _recall(self, state: dict[str, Any]) -> None:
-        """The rest of ``_memory``."""
+    def _adopt(self, loaded: Schedule) -> None:
+        vars(self).update(vars(loaded))
 
     def __copy__(self) -> Any:
         """As deepcopy, with an optimiser of its own: two schedules of one optimiser would be at odds."""
@@ -145,9 +148,13 @@ class Step(Schedule):
     >>> opt = nbrnn.optim.SGD(nbrnn.RNN(1, 2), lr=0.8)
     >>> schedule = nbrnn.optim.schedules.Step(opt, every=2, gamma=0.5)
     >>> for epoch in range(5):
-    ...     print(schedule.lr, end=" ")
+    ...     print(schedule.lr)
     ...     schedule.step()
-    0.8 0.8 0.4 0.4 0.2 
+    0.8
+    0.8
+    0.4
+    0.4
+    0.2
     """
 
     _settings = ("every", "gamma")
@@ -220,12 +227,18 @@ class WarmUp(Schedule):
     >>> opt = nbrnn.optim.Adam(nbrnn.RNN(1, 2), lr=0.8)
     >>> schedule = schedules.WarmUp(opt, 4, then=schedules.Step(opt, every=1, gamma=0.5))
     >>> for epoch in range(6):
-    ...     print(round(schedule.lr, 6), end=" ")
+    ...     print(round(schedule.lr, 6))
     ...     schedule.step()
-    0.2 0.4 0.6 0.8 0.4 0.2 
+    0.2
+    0.4
+    0.6
+    0.8
+    0.4
+    0.2
     """
 
-    _settings = ("steps", "then")
+    _settings = ("steps",)
+    _memory = ("t", "base", "then")
 
     def __init__(self, opt: Optimizer, steps: int, then: Schedule | None = None) -> None:
         super().__init__(opt)
@@ -239,24 +252,29 @@ class WarmUp(Schedule):
                 raise ValueError(f"then must not have begun, got {then!r}")
         opt.lr = self._at(0)
 
-    def step(self, metric: float | None = None) -> None:
-        if self.t + 1 < self.steps:
-            super().step(metric)
-        elif self.then is None:
-            super().step(metric)
+    def _advance(self, metric: Any) -> None:
+        if self.t + 1 < self.steps or self.then is None:
+            super()._advance(metric)
         else:
             self.then.step(metric)
-            self.t += 1
 
     def _at(self, t: int) -> float:
         return self.base * min(1.0, (t + 1) / self.steps)
 
-    def _settings_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        return {"steps": state["steps"]}  # what comes then may have begun
+    def _loaded(self, state: Any) -> Any:
+        fresh = super()._loaded(state)
+        if self.then is not None:
+            fresh.then = self.then._loaded(state["then"])
+        elif state["then"] is not None:
+            raise ValueError("state['then'] must be None for a WarmUp with nothing after it, got a state")
+        return fresh
 
-    def _recall(self, state: dict[str, Any]) -> None:
-        if (self.then is None) != (state["then"] is None):
-            pass
+    def _adopt(self, loaded: Any) -> None:
+        then = self.then
+        if then is not None:
+            then._adopt(loaded.then)
+        super()._adopt(loaded)
+        self.then = then  # the object that its maker knows
 
 
 class OneCycle(Schedule):
@@ -308,9 +326,95 @@ class OneCycle(Schedule):
 
     def _at(self, t: int) -> float:
         first = self.lr_max / self.div_factor
-        last, top = self.total - 1, self.pct_start * self.total - 1
-        if t >= last and top < last:
-            return first / self.final_div_factor
+        top, last = self.pct_start * self.total - 1, self.total - 1
+        t = min(t, last)
         if t <= top and top > 0:
             return _between(first, self.lr_max, t / top)
-        return _between(self.lr_max, first / self.final_div_factor, (t - top) / (last - top))
+        if top < last:
+            return _between(self.lr_max, first / self.final_div_factor, (t - top) / (last - top))
+        return self.lr_max
+
+
+class Plateau(Schedule):
+    """Times ``factor`` whenever a metric has stopped falling, as torch's ReduceLROnPlateau (with ``eps=0``).
+
+    A metric is better if it is < (1 - threshold) best, or the first.  After more than ``patience`` calls in a row
+    without a better one, lr = max(factor lr, lr_min), and the next ``cooldown`` calls don't count as such.  A metric
+    that isn't finite is never better.
+
+    Parameters
+    ----------
+    opt : Optimizer
+    factor : float
+        0..1.
+    patience : int
+        >= 0.
+    threshold : float
+        >= 0.
+    cooldown : int
+        >= 0.
+    lr_min : float
+        >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+
+    Examples
+    --------
+    >>> import nbrnn
+    >>> opt = nbrnn.optim.SGD(nbrnn.RNN(1, 2), lr=0.8)
+    >>> schedule = nbrnn.optim.schedules.Plateau(opt, factor=0.5, patience=1)
+    >>> for loss in [3.0, 2.0, 2.0, 2.0, 1.0]:
+    ...     schedule.step(loss)
+    ...     print(schedule.lr)
+    0.8
+    0.8
+    0.8
+    0.4
+    0.4
+    """
+
+    _settings = ("factor", "patience", "threshold", "cooldown", "lr_min")
+    _memory = ("t", "base", "best", "bad", "cooling")
+
+    def __init__(
+        self,
+        opt: Optimizer,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        cooldown: int = 0,
+        lr_min: float = 0.0,
+    ) -> None:
+        super().__init__(opt)
+        self.factor = _check.number(factor, "factor", 0, 1)
+        self.patience, self.cooldown = _check.size(patience, "patience", 0), _check.size(cooldown, "cooldown", 0)
+        self.threshold, self.lr_min = _check.number(threshold, "threshold", 0), _check.number(lr_min, "lr_min", 0)
+        self.best: float | None = None
+        self.bad, self.cooling = 0, 0
+
+    def _advance(self, metric: Any) -> None:
+        finite = not isinstance(metric, float | np.floating) or math.isfinite(metric)
+        value = _check.number(metric, "metric") if finite else math.nan
+        best = math.inf if self.best is None else self.best
+        better = value < (1 - self.threshold) * best
+        self.best = value if better else self.best
+        self.bad = 0 if better or self.cooling else self.bad + 1
+        self.cooling = max(0, self.cooling - 1)
+        if self.bad > self.patience:
+            self.opt.lr = max(self.factor * self.opt.lr, min(self.lr_min, self.opt.lr))
+            self.bad, self.cooling = 0, self.cooldown
+
+    def _loaded(self, state: Any) -> Any:
+        fresh = super()._loaded(state)
+        fresh.best = None if state["best"] is None else _check.number(state["best"], "state['best']")
+        fresh.bad = _check.size(state["bad"], "state['bad']", 0)
+        fresh.cooling = _check.size(state["cooling"], "state['cooling']", 0)
+        return fresh
+
+
+def _between(start: float, end: float, part: float) -> float:
+    """From start (part 0) to end (part 1) along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
