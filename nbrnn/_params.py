@@ -1,9 +1,10 @@
 """Parameters: one vector in memory, seen by name.
 
 Kernels keep packed copies of the weights.  So every change must be noticed, and goes through ``params[name] = array``
-or ``flat = vector``; what is handed out is read-only for good: it views memory that NumPy itself was only given to
-read, so that not even ``array.flags.writeable = True`` opens it.  (One way remains, by a fault of NumPy's: ``ufunc.at``
-writes to read-only vectors.  On what is handed out it is refused; on ``numpy.asarray`` of it, it can't be.)
+or ``flat = vector``, or within the package ``_overwrite``; what is handed out is read-only for good: it views memory
+that NumPy itself was only given to read, so that not even ``array.flags.writeable = True`` opens it.  (One way remains,
+by a fault of NumPy's: ``ufunc.at`` writes to read-only vectors.  On what is handed out it is refused; on
+``numpy.asarray`` of it, it can't be.)
 """
 
 from __future__ import annotations
@@ -153,9 +154,24 @@ class Parameters(MutableMapping[str, Array]):
         return whole
 
     def _changed(self) -> None:
+        """Parts have changed with the whole, and so has the whole that these are part of; its other parts haven't."""
+        self._parts_changed()
+        whole = self._whole()
+        while whole is not None:
+            whole.version += 1
+            whole = whole._whole()
+
+    def _parts_changed(self) -> None:
         self.version += 1
         for part in self._parts:
-            part._changed()
+            part._parts_changed()
+
+    def _overwrite(self, change: Callable[..., Any], *more: Any) -> None:
+        """Call ``change(vector, *more)``, which changes the one vector in place and doesn't keep it."""
+        try:
+            change(self._write, *more)
+        finally:
+            self._changed()
 
     @property
     def flat(self) -> Array:

@@ -52,9 +52,10 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__", "scatter"],
+    "_loops": ["__init__", "scatter", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
+    "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
@@ -168,9 +169,15 @@ def test_public_names_are_documented():
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
 
 
+OPTIM = [
+    *(f"optim.{name}" for name in ("SGD", "RMSprop", "Adam", "AdamW", "clip_grad_value")),
+    *(f"optim.schedules.{name}" for name in ("Step", "Cosine", "WarmUp", "OneCycle", "Plateau")),
+]
+
+
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]:
+    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", *OPTIM]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -218,7 +225,18 @@ def test_signatures_are_the_public_face():
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
-        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
+        nbrnn.optim.SGD: "(net, lr=0.001, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)",
+        nbrnn.optim.RMSprop: ("(net, lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)"),
+        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False)",
+        nbrnn.optim.AdamW: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
+        nbrnn.optim.clip_grad_value: "(grads, max_value)",
+        nbrnn.optim.schedules.Step: "(opt, every, gamma=0.1)",
+        nbrnn.optim.schedules.Cosine: "(opt, total, lr_min=0.0)",
+        nbrnn.optim.schedules.WarmUp: "(opt, steps, then=None)",
+        nbrnn.optim.schedules.OneCycle: (
+            "(opt, lr_max, total, pct_start=0.3, div_factor=25.0, final_div_factor=10000.0)"
+        ),
+        nbrnn.optim.schedules.Plateau: ("(opt, factor=0.1, patience=10, threshold=0.0001, cooldown=0, lr_min=0.0)"),
     }
     for thing, text in wanted.items():
         signature = inspect.signature(thing)
