@@ -17,11 +17,11 @@ ROOT = pathlib.Path(nbrnn.__file__).parent
 #: From the ground up; a module imports only from lines above its own, or from its own line's folder.
 FLOORS = [
     ["_version", "_memory", "_check", "_kernel", "_progress"],
-    ["_params", "_loops"],
+    ["_params"],
     ["_cells"],
     ["_nets"],
     ["_cpu", "_cuda"],
-    ["_engine"],
+    ["_engine", "_loops"],
     ["_axes", "module", "initial"],
     ["jit"],
     ["stream", "pointwise"],
@@ -52,8 +52,9 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__"],
+    "_loops": ["__init__", "beam", "ctc", "elementwise", "softmax"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
+    "losses": ["inputs", "regression", "classification", "connectionist", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
@@ -166,9 +167,13 @@ def test_public_names_are_documented():
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
 
 
+LOSSES = [f"losses.{name}" for name in nbrnn.losses.__all__]
+DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
+
+
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]:
+    for name in [*nbrnn.__all__, *LOSSES, *DECODERS, "optim.Adam", "stream.Stream"]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -213,6 +218,15 @@ def test_signatures_are_the_public_face():
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
+        nbrnn.losses.mae: "(y, target, lengths=None, *, batch_first=False)",
+        nbrnn.losses.huber: "(y, target, lengths=None, *, delta=1.0, batch_first=False)",
+        nbrnn.losses.cross_entropy: "(y, target, lengths=None, *, ignore_index=-100, weight=None, label_smoothing=0.0, "
+        "batch_first=False)",
+        nbrnn.losses.bce_with_logits: "(y, target, lengths=None, *, weight=None, pos_weight=None, batch_first=False)",
+        nbrnn.losses.ctc: "(y, targets, lengths=None, target_lengths=None, *, blank=0, zero_infinity=False, "
+        "batch_first=False)",
+        nbrnn.decoding.ctc_greedy: "(y, lengths=None, *, blank=0, batch_first=False)",
+        nbrnn.decoding.ctc_beam: "(y, lengths=None, *, beam=16, blank=0, batch_first=False)",
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
     }
     for thing, text in wanted.items():
