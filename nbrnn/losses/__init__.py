@@ -5,6 +5,7 @@ for y, of y's shape and dtype, 0 where a step doesn't count.
 """
 
 from .classification import bce_with_logits, cross_entropy
+from .connectionist import ctc
 from .regression import huber, mae, mse
 
-__all__ = ["bce_with_logits", "cross_entropy", "huber", "mae", "mse"]
+__all__ = ["bce_with_logits", "cross_entropy", "ctc", "huber", "mae", "mse"]

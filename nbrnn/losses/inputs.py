@@ -69,7 +69,7 @@ def limits(lengths: Array | None, a: Array) -> Array:
 
 
 def ready(a: Array, inner: bool = False) -> Array:
-    """The array, or a copy where its numbers stand at odd addresses, or its last axis should be contiguous and isn't."""
+    """The array, or a copy where its numbers stand at odd addresses or its last axis should be contiguous and isn't."""
     if not a.flags.aligned or (inner and a.shape[-1] > 1 and a.strides[-1] != a.itemsize):
         return a.copy(order="C")
     return a
