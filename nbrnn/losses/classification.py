@@ -68,7 +68,7 @@ def cross_entropy(
     classes = y.shape[-1]
     chosen = integers(target, "target")
     _check.shape(chosen, "target", y.shape[:-1])
-    ignored = max(-MOST, min(_check.integer(ignore_index, "ignore_index"), MOST))
+    ignored = max(-MOST - 1, min(_check.integer(ignore_index, "ignore_index"), MOST))
     smoothing = _check.number(label_smoothing, "label_smoothing", 0, 1)
     ends = steps(y, lengths, batch_first, 3)
     w = np.ones(classes)

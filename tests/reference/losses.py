@@ -57,4 +57,4 @@ def cross_entropy(y, target, lengths, ignore_index=-100, weight=None, label_smoo
             total -= (wanted[wanted > 0] * log_p[wanted > 0]).sum()
             dy[t, b] = wanted.sum() * np.exp(log_p) - wanted
             mass += weight[c]
-    return (total / mass, dy / mass) if mass else (0.0, dy)
+    return (total / mass, dy / mass) if mass else (0.0, 0 * dy)
