@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import jit, losses, optim
+from . import decoding, jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
@@ -30,6 +30,7 @@ __all__ = [
     "Sequential",
     "__version__",
     "clip_grad_norm",
+    "decoding",
     "fit",
     "from_torch",
     "jit",

@@ -17,11 +17,11 @@ ROOT = pathlib.Path(nbrnn.__file__).parent
 #: From the ground up; a module imports only from lines above its own, or from its own line's folder.
 FLOORS = [
     ["_version", "_memory", "_check", "_kernel", "_progress"],
-    ["_params", "_loops"],
+    ["_params"],
     ["_cells"],
     ["_nets"],
     ["_cpu", "_cuda"],
-    ["_engine"],
+    ["_engine", "_loops"],
     ["_axes", "module", "initial"],
     ["jit", "stateless"],
     ["stream", "pointwise"],
@@ -52,10 +52,11 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__", "scatter", "update"],
+    "_loops": ["__init__", "beam", "ctc", "elementwise", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
+    "losses": ["inputs", "regression", "classification", "connectionist", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
@@ -173,11 +174,14 @@ OPTIM = [
     *(f"optim.{name}" for name in ("SGD", "RMSprop", "Adam", "AdamW", "clip_grad_value")),
     *(f"optim.schedules.{name}" for name in ("Step", "Cosine", "WarmUp", "OneCycle", "Plateau")),
 ]
+LOSSES = [f"losses.{name}" for name in nbrnn.losses.__all__]
+DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
 
 
 def public():
     """(name, function, its documentation) of all that users call."""
     for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", *OPTIM]:
+    for name in [*nbrnn.__all__, *LOSSES, *DECODERS, "optim.Adam", "stream.Stream"]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -237,6 +241,16 @@ def test_signatures_are_the_public_face():
             "(opt, lr_max, total, pct_start=0.3, div_factor=25.0, final_div_factor=10000.0)"
         ),
         nbrnn.optim.schedules.Plateau: ("(opt, factor=0.1, patience=10, threshold=0.0001, cooldown=0, lr_min=0.0)"),
+        nbrnn.losses.mae: "(y, target, lengths=None, *, batch_first=False)",
+        nbrnn.losses.huber: "(y, target, lengths=None, *, delta=1.0, batch_first=False)",
+        nbrnn.losses.cross_entropy: "(y, target, lengths=None, *, ignore_index=-100, weight=None, label_smoothing=0.0, "
+        "batch_first=False)",
+        nbrnn.losses.bce_with_logits: "(y, target, lengths=None, *, weight=None, pos_weight=None, batch_first=False)",
+        nbrnn.losses.ctc: "(y, targets, lengths=None, target_lengths=None, *, blank=0, zero_infinity=False, "
+        "batch_first=False)",
+        nbrnn.decoding.ctc_greedy: "(y, lengths=None, *, blank=0, batch_first=False)",
+        nbrnn.decoding.ctc_beam: "(y, lengths=None, *, beam=16, blank=0, batch_first=False)",
+        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
     }
     for thing, text in wanted.items():
         signature = inspect.signature(thing)
