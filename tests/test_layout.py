@@ -54,6 +54,7 @@ INSIDE = {
     ],
     "_loops": ["__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
+    "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
