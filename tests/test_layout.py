@@ -54,6 +54,7 @@ INSIDE = {
     ],
     "_loops": ["__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
+    "io": ["container", "__init__"],
     "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
@@ -152,7 +153,7 @@ def test_optional_packages_are_imported_where_they_are_used():
             for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
         }
         assert top.isdisjoint(
-            {"scipy", "matplotlib", "tqdm", "torch", "onnx", "onnxruntime", "openvino", "jax", "keras"}
+            {"scipy", "matplotlib", "tqdm", "safetensors", "torch", "onnx", "onnxruntime", "openvino", "jax", "keras"}
         ), path
 
 

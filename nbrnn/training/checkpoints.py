@@ -61,7 +61,9 @@ class Folder:
             except (ValueError, OSError) as error:
                 self._damaged.add(file)
                 if file != files[-1]:
-                    warnings.warn(f"{file} can't be read, the one before is used: {error}", RuntimeWarning, stacklevel=4)
+                    warnings.warn(
+                        f"{file} can't be read, the one before is used: {error}", RuntimeWarning, stacklevel=4
+                    )
                 continue
             return unpack(metadata, tensors)
         if files:

@@ -118,7 +118,9 @@ class Sequences:
     def _check_targets(self, net: Module, targets: Any, name: str) -> tuple[Any, bool]:
         """Targets as arrays, and whether they have an axis of time as y has."""
         name = f"{name}[1]"
-        if not isinstance(targets, list | tuple | np.ndarray) or (isinstance(targets, np.ndarray) and targets.ndim == 0):
+        if not isinstance(targets, list | tuple | np.ndarray) or (
+            isinstance(targets, np.ndarray) and targets.ndim == 0
+        ):
             raise TypeError(f"{name} must be a list or an array, got {type(targets).__name__}")
         if len(targets) != self._count:
             raise ValueError(f"{name} must have an entry for each of {self._count} sequences, got {len(targets)}")
@@ -131,7 +133,7 @@ class Sequences:
         if all(fits):
             _same(entries, name, 1)
             return entries, True
-        if all(t.ndim == 1 and t.dtype.kind in "iu" or t.size == 0 for t in entries):
+        if all((t.ndim == 1 and t.dtype.kind in "iu") or t.size == 0 for t in entries):
             # Label sequences of lengths of their own, for CTC.
             return [t if t.size else np.zeros(0, np.int64) for t in entries], False
         q = fits.index(False)

@@ -64,9 +64,9 @@ def fit(
         any length (the loss is given a list of those).  They are put together anew in each epoch, shuffled, so that
         sequences of like lengths stand together, and padded with zeros.
     loss : callable
-        As those of ``nbrnn.losses``: ``loss, dy = loss(y, target)``; where there are lengths, and y has an axis of time,
-        ``loss, dy = loss(y, target, lengths)`` with the lengths of y, which then is given y and target as (T, B, ...)
-        even if the network's axes are (B, T, ...).
+        As those of ``nbrnn.losses``: ``loss, dy = loss(y, target)``; where there are lengths, and y has an axis of
+        time, ``loss, dy = loss(y, target, lengths)`` with the lengths of y, which then is given y and target as
+        (T, B, ...) even if the network's axes are (B, T, ...).
     optimizer : object with ``step(grads)``
         As those of ``nbrnn.optim``.
     epochs : int
@@ -189,7 +189,9 @@ def fit(
 class _Keeper:
     """Writes checkpoints of a run, if there is a folder for them."""
 
-    def __init__(self, run: Run, folder: checkpoints.Folder | None, identity: dict[str, Any], every: int | None) -> None:
+    def __init__(
+        self, run: Run, folder: checkpoints.Folder | None, identity: dict[str, Any], every: int | None
+    ) -> None:
         self.run, self.folder, self.identity, self.every = run, folder, identity, every
 
     def resume(self) -> None:

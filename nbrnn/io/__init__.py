@@ -1,0 +1,1 @@
+"""Files: save and load, and what other libraries left."""
