@@ -57,7 +57,6 @@ def fit(
     data : (x, target) or (x, target, lengths), a sequence of such tuples, or (xs, targets)
         One batch, or several; each makes one step of the optimiser.  x is what the network takes: an array, or a tuple
         for a network that takes several.
-
         Or sequences of any lengths: ``xs`` is a *list* of arrays (T_i, ...), or for a network that takes several inputs
         a tuple of such lists; ``targets`` a list or an array with an entry for each.  Where the network pools over
         time an entry is a label or an array of one shape; else an array (T_i, ...), or, for CTC, a vector of labels of
