@@ -153,9 +153,24 @@ class Parameters(MutableMapping[str, Array]):
         return whole
 
     def _changed(self) -> None:
+        """Parts have changed with the whole, and so has the whole that these are part of; its other parts haven't."""
+        self._parts_changed()
+        whole = self._whole()
+        while whole is not None:
+            whole.version += 1
+            whole = whole._whole()
+
+    def _parts_changed(self) -> None:
         self.version += 1
         for part in self._parts:
-            part._changed()
+            part._parts_changed()
+
+    def _overwrite(self, change: Callable[..., Any], *more: Any) -> None:
+        """Call ``change(vector, *more)``, which changes the one vector in place and doesn't keep it."""
+        try:
+            change(self._write, *more)
+        finally:
+            self._changed()
 
     @property
     def flat(self) -> Array:

@@ -52,9 +52,10 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__"],
+    "_loops": ["__init__", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "__init__"],
+    "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedules", "__init__"],
     "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
@@ -168,9 +169,12 @@ def test_public_names_are_documented():
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
 
 
+OPTIM = ["optim.SGD", "optim.RMSprop", "optim.Adam", "optim.AdamW", "optim.clip_grad_value"]
+
+
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]:
+    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", *OPTIM]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -215,7 +219,11 @@ def test_signatures_are_the_public_face():
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
-        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
+        nbrnn.optim.SGD: "(net, lr=0.001, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)",
+        nbrnn.optim.RMSprop: ("(net, lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)"),
+        nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False)",
+        nbrnn.optim.AdamW: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
+        nbrnn.optim.clip_grad_value: "(grads, max_value)",
     }
     for thing, text in wanted.items():
         signature = inspect.signature(thing)

@@ -212,21 +212,21 @@ def test_early_stopping_puts_the_best_parameters_back():
     assert nbrnn.training.evaluate(net, validation, nbrnn.losses.mse).loss == history.validation[best]
 
 
-def test_the_best_parameters_come_back_when_epochs_run_out_too():
-    data, validation = overfitting()
-    for options, back in (
-        ({"patience": 50}, True), ({"restore_best": True}, True), ({"patience": 50, "restore_best": False}, False),
-    ):  # fmt: skip
-        net, flats = nbrnn.GRU(2, 8, rng=0), []
-        history = nbrnn.fit(
-            net, data, nbrnn.losses.mse, nbrnn.optim.Adam(net, lr=0.1), 15, validation=validation,
-            progress=False, callback=lambda epoch, history: flats.append(net.flat.copy()), **options,
-        )  # fmt: skip
-        best = int(np.argmin(history.validation))
-        assert best < 14
-        assert len(history.validation) == 15
-        assert history.best == (best if back else None)
-        np.testing.assert_array_equal(net.flat, flats[best if back else -1])
+@pytest.mark.parametrize(
+    "options, back",
+    [({"patience": 50}, True), ({"restore_best": True}, True), ({"patience": 50, "restore_best": False}, False)],
+)
+def test_the_best_parameters_come_back_when_epochs_run_out_too(options, back):
+    (data, validation), net, flats = overfitting(), nbrnn.GRU(2, 8, rng=0), []
+    history = nbrnn.fit(
+        net, data, nbrnn.losses.mse, nbrnn.optim.Adam(net, lr=0.1), 15, validation=validation, progress=False,
+        callback=lambda epoch, history: flats.append(net.flat.copy()), **options,
+    )  # fmt: skip
+    best = int(np.argmin(history.validation))
+    assert best < 14
+    assert len(history.validation) == 15
+    assert history.best == (best if back else None)
+    np.testing.assert_array_equal(net.flat, flats[best if back else -1])
 
 
 def test_a_decrease_must_be_large_enough_to_count():
@@ -354,7 +354,9 @@ def test_numbers_that_are_not_finite_stop_training_before_the_step():
             super().step(grads)
             flats.append(self.net.flat.copy())
 
-    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 0, step (\d), batch \1 \(data .*\b7\b") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is nan in epoch 0, step (\d), batch \1 \(data .*\b7\b"
+    ) as caught:
         nbrnn.fit(
             net, (xs, [np.zeros((4, 3))] * 12), nbrnn.losses.mse, Watched(net), 3, batch_size=2, rng=3, progress=False
         )
@@ -435,7 +437,12 @@ def test_more_bad_input():
         ({"validation": []}, ValueError, "validation must hold at least one batch"),
     ):
         with pytest.raises(error, match=words):
-            nbrnn.fit(**({"net": net, "data": (x, x), "loss": mse, "optimizer": opt, "epochs": 1, "progress": False} | options))
+            nbrnn.fit(
+                **(
+                    {"net": net, "data": (x, x), "loss": mse, "optimizer": opt, "epochs": 1, "progress": False}
+                    | options
+                )
+            )
 
 
 def test_a_history_copies_and_pickles():

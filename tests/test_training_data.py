@@ -214,7 +214,11 @@ def test_data_that_does_not_fit_is_named():
         (([], []), ValueError, "data must hold at least one sequence"),
         ((xs, targets[:2]), ValueError, r"data\[1\] must have an entry for each of 3 sequences, got 2"),
         ((xs, None), TypeError, r"data\[1\] must be a list or an array"),
-        ((xs, [targets[0], targets[1][:1], targets[2]]), ValueError, r"data\[1\]\[1\] must have an entry for each of the"),
+        (
+            (xs, [targets[0], targets[1][:1], targets[2]]),
+            ValueError,
+            r"data\[1\]\[1\] must have an entry for each of the",
+        ),
         ((xs, [0, 1, 2]), ValueError, r"data\[1\]\[0\] must have an entry for each"),
         (([*xs[:2], xs[2][:, :1]], targets), ValueError, r"data\[0\] must hold arrays that differ in their first"),
         (([*xs[:2], xs[2].astype(float)], targets), ValueError, r"data\[0\] must hold arrays .*float64"),
@@ -225,7 +229,7 @@ def test_data_that_does_not_fit_is_named():
         with pytest.raises(error, match=words):
             nbrnn.fit(net, data, mse, opt, 1, progress=False)
     with pytest.raises(ValueError, match=r"data\[1\] must hold entries of one shape"):
-        nbrnn.fit(pooled, (xs, targets[:2] + [0]), mse, nbrnn.optim.Adam(pooled), 1, progress=False)
+        nbrnn.fit(pooled, (xs, [*targets[:2], 0]), mse, nbrnn.optim.Adam(pooled), 1, progress=False)
 
 
 # Stretches of time
@@ -254,7 +258,7 @@ def test_stretches_make_up_the_batch(steps, k, batch_first, with_lengths, seed):
     cut = np.split(x, [longest], axis)[0]
     whole = np.concatenate([np.zeros_like(cut[:, :0] if axis else cut[:0]), *(p.x for p in parts)], axis)
     np.testing.assert_array_equal(whole[:, :longest] if axis else whole[:longest], cut)
-    assert all(p.x.shape == p.target.shape[:2] + (2,) for p in parts)
+    assert all(p.x.shape == (*p.target.shape[:2], 2) for p in parts)
     assert all(p.x.shape[axis] <= k for p in parts)
     if lengths is not None:
         np.testing.assert_array_equal(sum((p.lengths for p in parts), np.zeros(3)), lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import pathlib
 import re
@@ -142,6 +143,19 @@ def digest(contents: Any) -> str:
         return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"", crc)
 
     return f"{add(contents, 0):08x}"
+
+
+def settings_of(thing: Any, apart: Any = None) -> dict[str, Any]:
+    """What an optimiser or a schedule was made with: its kind, and what is kept under the constructor's names.
+
+    Schedules within a schedule are among it, but not ``apart``, its optimiser.
+    """
+    names = ["base", *inspect.signature(type(thing)).parameters]  # base: a schedule's first learning rate
+    found = {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+    inner = {name: value for name, value in found.items() if hasattr(value, "step") and value is not apart}
+    nested = {name: settings_of(value, apart) for name, value in inner.items()}
+    plain = {name: v for name, v in found.items() if isinstance(v, bool | int | float | str | tuple | None)}
+    return {"kind": type(thing).__name__, **plain, **nested}
 
 
 def name_of(function: Callable[..., Any] | None) -> Any:

@@ -218,9 +218,9 @@ class _Keeper:
 def _identity(run: Run, held: Source | None, rng: Seed) -> dict[str, Any]:
     """What makes this run this one; the number of epochs is not among it."""
     net, schedule = run.net, run.schedule
-    optimizer = {"kind": type(run.optimizer).__name__} | _scalars(run.optimizer.state_dict())
+    optimizer = checkpoints.settings_of(run.optimizer)
     if schedule is not None:
-        optimizer.pop("lr", None)  # it moves
+        optimizer.pop("lr", None)  # it moves; where it began is what the schedule remembers
     seed: Any = rng
     if isinstance(rng, np.random.Generator):
         seed = type(rng.bit_generator).__name__
@@ -230,7 +230,9 @@ def _identity(run: Run, held: Source | None, rng: Seed) -> dict[str, Any]:
         "network": checkpoints.plain(net),
         "parameters": {name: [*shape, net.params.dtype.name] for name, shape in net.params.shapes.items()},
         "optimizer": optimizer,
-        "schedule": None if schedule is None else [type(schedule).__name__, run.when],
+        "schedule": None
+        if schedule is None
+        else {"stepped": run.when, **checkpoints.settings_of(schedule, run.optimizer)},
         "data": checkpoints.digest(run.data.contents()),
         "validation": None if held is None else checkpoints.digest(held.contents()),
         "loss": checkpoints.name_of(run.loss),
@@ -238,11 +240,6 @@ def _identity(run: Run, held: Source | None, rng: Seed) -> dict[str, Any]:
         "rng": seed,
         **fields(run.settings),
     }
-
-
-def _scalars(state: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a state: neither arrays nor the count of steps."""
-    return {name: value for name, value in state.items() if name != "t" and not isinstance(value, np.ndarray)}
 
 
 def _schedule(schedule: Any) -> tuple[Any, str]:

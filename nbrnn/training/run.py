@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..module import Module, Seed, generator
-from ..optim import clip_grad_norm
+from ..optim import clip_grad_norm, clip_grad_value
 from .data import Batch, Plan, Source, stretches
 from .evaluate import Loss, Metric, apply, measure, over
 from .history import History, NotFiniteError
@@ -140,7 +140,7 @@ class Run:
         if settings.bptt is None:
             y, _, tape = net.forward(part.x, lengths=part.lengths, rng=self.random)
         else:
-            y, at.state, tape = net.forward(part.x, at.state, lengths=part.lengths, rng=self.random)
+            y, at.state, tape = net.forward(part.x, state=at.state, lengths=part.lengths, rng=self.random)
         value, dy = apply(self.loss, net, y, part)
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", "a smaller lr or clip_norm may help")
@@ -149,7 +149,7 @@ class Run:
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradients have norm {norm}", "a smaller lr may help")
         if settings.clip_value < math.inf:
-            np.clip(grads.flat, -settings.clip_value, settings.clip_value, out=grads.flat)
+            clip_grad_value(grads, settings.clip_value)
         self._before[:] = net.flat
         self.optimizer.step(grads)
         if not np.isfinite(net.flat).all():

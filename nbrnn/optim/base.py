@@ -1,0 +1,161 @@
+"""What all optimisers share: one pass over the parameters in place, a learning rate, states."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import from_dtype, types
+from numpy.typing import NDArray
+
+from .. import _check
+from .._kernel import cached, compiled
+from .._memory import aligned_copy, aligned_zeros
+from ..module import Gradients, Parametric
+
+Array = NDArray[Any]
+
+
+@cached
+def _compiled(loop: Any, dtype: np.dtype[Any], present: tuple[bool, ...], numbers: int) -> Callable[..., None]:
+    """A loop of ``_loops.update`` for parameters of that dtype: p, g, vectors (or None), numbers."""
+    number = from_dtype(dtype)
+    vector, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
+    return compiled(loop, (vector, read, *[vector if there else types.none for there in present], *[number] * numbers))
+
+
+class Optimizer:
+    """What all optimisers can do.
+
+    A step changes the parameters in place, in one pass, in their own dtype; factors that are the same for all of them
+    are computed in float64 first.  Gradients that aren't finite are computed with as they are.  Settings but ``lr``
+    stay as they were given.
+    """
+
+    net: Parametric
+    #: Names of the constructor's arguments after net.
+    _settings: ClassVar[tuple[str, ...]] = ("lr",)
+
+    def __init__(self, net: Parametric, lr: float, **settings: Any) -> None:
+        if not isinstance(net, Parametric):
+            raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
+        self.lr = lr
+        vars(self).update(settings, net=net)
+        self._t = 0
+        self._vectors: dict[str, Array | None] = {}
+
+    def _carry(self, **vectors: bool) -> None:
+        """Have these vectors, one number for each parameter, from 0 on; those marked False are None."""
+        size, dtype = self.net.flat.size, self.net.flat.dtype
+        self._vectors = {name: aligned_zeros((size,), dtype) if there else None for name, there in vectors.items()}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, >= 0: may be set at any time."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = _check.number(value, "lr", 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "net" or (name in self._settings and name != "lr"):
+            raise AttributeError(f"{name} of {self!r} can't be changed: make another")
+        super().__setattr__(name, value)
+
+    def step(self, grads: Gradients) -> None:
+        """Change the parameters by one step.
+
+        Parameters
+        ----------
+        grads : Gradients
+            From ``net.backward``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not gradients, or those of another network; nothing has changed then.
+        """
+        g = self._checked(grads)
+        self._t += 1
+        self._step(g)
+
+    def _step(self, g: Array) -> None:
+        """Step number ``_t``."""
+        raise NotImplementedError
+
+    def _run(self, loop: Any, g: Array, *numbers: float) -> None:
+        """Run a loop of ``_loops.update`` on the parameters and all vectors."""
+        vectors = self._vectors.values()
+        entry = _compiled(loop, g.dtype, tuple(v is not None for v in vectors), len(numbers))
+        self.net._parameters._overwrite(entry, g, *vectors, *numbers)
+
+    def _checked(self, grads: Any) -> Array:
+        """The gradients as one vector, as the loops take it."""
+        if not isinstance(grads, Gradients):
+            raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
+        parameters = self.net._parameters
+        g = _check.array(grads.flat, "grads.flat", parameters.dtype)
+        _check.shape(g, "grads.flat", (parameters.size,))
+        given = {name: a.shape for name, a in grads.params.items()}
+        if given and given != parameters.shapes:
+            raise ValueError(f"grads must come from backward of {self.net._called()}, got those of another network")
+        return np.require(g, requirements=("C", "A"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to go on from, to the bit.
+
+        Returns
+        -------
+        dict
+            ``kind`` (the class's name), ``t`` (steps so far), the settings as plain Python values, and arrays: copies
+            of what is carried from step to step.
+        """
+        settings = {name: getattr(self, name) for name in self._settings}
+        carried = {name: v.copy() for name, v in self._vectors.items() if v is not None}
+        return {"kind": type(self).__name__, "t": self._t, **settings, **carried}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave, settings included.
+
+        Parameters
+        ----------
+        state : dict
+
+        Raises
+        ------
+        TypeError, ValueError
+            An entry is missing or of the wrong kind, or the state is that of another optimiser or network; nothing
+            has changed then.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be what state_dict() gave, got {type(state).__name__}")
+        kind = type(self).__name__
+        _have(state, ("kind", "t", *self._settings))
+        if state["kind"] != kind:
+            raise ValueError(f"state must be that of {kind}, got that of {state['kind']}")
+        fresh = type(self)(self.net, **{name: state[name] for name in self._settings})
+        fresh._t = _check.size(state["t"], "state['t']", 0)
+        carried = [name for name, v in fresh._vectors.items() if v is not None]
+        _have(state, carried)
+        for name in carried:
+            vector = _check.array(state[name], f"state[{name!r}]", self.net.flat.dtype)
+            _check.shape(vector, f"state[{name!r}]", (self.net.flat.size,))
+            fresh._vectors[name] = aligned_copy(vector)
+        vars(self).update(vars(fresh))
+
+    def __copy__(self) -> Any:
+        """As deepcopy, with a network of its own: two must not carry the same vectors."""
+        return copy.deepcopy(self)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._settings)
+        return f"<{type(self).__name__}({settings}) after {self._t:,} step{'s' * (self._t != 1)}>"
+
+
+def _have(state: dict[str, Any], names: Sequence[str]) -> None:
+    missing = sorted(set(names) - set(state))
+    if missing:
+        raise ValueError(f"state must have the entries of state_dict(), {', '.join(missing)} missing")
