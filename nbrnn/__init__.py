@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import jit, losses, optim
+from . import jit, losses, optim, training
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
@@ -27,4 +27,5 @@ __all__ = [
     "jit",
     "losses",
     "optim",
+    "training",
 ]

@@ -421,6 +421,7 @@ def test_more_bad_input():
         ({"bptt": 2.5}, TypeError, "bptt must be an integer"),
         ({"clip_value": 0}, ValueError, "clip_value must be"),
         ({"schedule": 3}, TypeError, "schedule must have a method step, got int"),
+        ({"schedule": nbrnn.optim.schedules.Step(other, 1)}, ValueError, "schedule must be one of the optimizer"),
         ({"schedule": (schedule, "step")}, ValueError, r"schedule\[1\] must be one of"),
         ({"schedule": (schedule, "epoch", 1)}, ValueError, "schedule must be a schedule, or a pair"),
         ({"metric": 3}, TypeError, "metric must be callable or None, got int"),

@@ -19,6 +19,9 @@ from ..io import container
 
 Array = NDArray[Any]
 
+#: Of what is written: grows when that changes.
+FORMAT = 1
+
 #: Written last, and the one before: whatever happens while one is written, another is whole.
 KEPT = 2
 

@@ -217,22 +217,21 @@ class _Keeper:
 
 def _identity(run: Run, held: Source | None, rng: Seed) -> dict[str, Any]:
     """What makes this run this one; the number of epochs is not among it."""
-    net, schedule = run.net, run.schedule
-    optimizer = checkpoints.settings_of(run.optimizer)
-    if schedule is not None:
+    net, optimizer, schedule = run.net, checkpoints.settings_of(run.optimizer), None
+    if run.schedule is not None:
         optimizer.pop("lr", None)  # it moves; where it began is what the schedule remembers
+        schedule = {"stepped": run.when, **checkpoints.settings_of(run.schedule, run.optimizer)}
     seed: Any = rng
     if isinstance(rng, np.random.Generator):
         seed = type(rng.bit_generator).__name__
     elif isinstance(rng, np.random.SeedSequence):
         seed = [rng.entropy, list(rng.spawn_key)]
     return {
+        "format": checkpoints.FORMAT,
         "network": checkpoints.plain(net),
         "parameters": {name: [*shape, net.params.dtype.name] for name, shape in net.params.shapes.items()},
         "optimizer": optimizer,
-        "schedule": None
-        if schedule is None
-        else {"stepped": run.when, **checkpoints.settings_of(schedule, run.optimizer)},
+        "schedule": schedule,
         "data": checkpoints.digest(run.data.contents()),
         "validation": None if held is None else checkpoints.digest(held.contents()),
         "loss": checkpoints.name_of(run.loss),
@@ -247,19 +246,20 @@ def _schedule(schedule: Any) -> tuple[Any, str]:
     pair = schedule if isinstance(schedule, tuple | list) else (schedule, "epoch")
     if len(pair) != 2:
         raise ValueError(f'schedule must be a schedule, or a pair of it and "epoch" or "batch", got {len(pair)} items')
-    if schedule is not None and not callable(getattr(pair[0], "step", None)):
-        raise TypeError(f"schedule must have a method step, got {type(pair[0]).__name__}")
     return pair[0], _check.choice(pair[1], "schedule[1]", ("epoch", "batch"))
 
 
 def _check_optimizer(net: Module, optimizer: Any, schedule: Any, kept: bool) -> None:
-    wanted = ["step", *(["state_dict", "load_state_dict"] if kept else [])]
-    for thing, name in ((optimizer, "optimizer"), (schedule, "schedule")):
-        for method in wanted:
-            if not (thing is None and name == "schedule") and not callable(getattr(thing, method, None)):
+    """Raise unless they have the methods that are called, and belong to the network."""
+    given = [(optimizer, "optimizer")] if schedule is None else [(optimizer, "optimizer"), (schedule, "schedule")]
+    for thing, name in given:
+        for method in ("step", "state_dict", "load_state_dict") if kept else ("step",):
+            if not callable(getattr(thing, method, None)):
                 raise TypeError(f"{name} must have a method {method}, got {type(thing).__name__}")
     if getattr(optimizer, "net", net) is not net:
         raise ValueError("optimizer must be one for net, got one for another network")
+    if getattr(schedule, "opt", optimizer) is not optimizer:
+        raise ValueError("schedule must be one of the optimizer, got one of another")
 
 
 def _callbacks(callback: Any) -> list[Callback]:
