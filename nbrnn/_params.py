@@ -1,9 +1,10 @@
 """Parameters: one vector in memory, seen by name.
 
 Kernels keep packed copies of the weights.  So every change must be noticed, and goes through ``params[name] = array``
-or ``flat = vector``; what is handed out is read-only for good: it views memory that NumPy itself was only given to
-read, so that not even ``array.flags.writeable = True`` opens it.  (One way remains, by a fault of NumPy's: ``ufunc.at``
-writes to read-only vectors.  On what is handed out it is refused; on ``numpy.asarray`` of it, it can't be.)
+or ``flat = vector``, or within the package ``_overwrite``; what is handed out is read-only for good: it views memory
+that NumPy itself was only given to read, so that not even ``array.flags.writeable = True`` opens it.  (One way remains,
+by a fault of NumPy's: ``ufunc.at`` writes to read-only vectors.  On what is handed out it is refused; on
+``numpy.asarray`` of it, it can't be.)
 """
 
 from __future__ import annotations

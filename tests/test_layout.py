@@ -55,7 +55,7 @@ INSIDE = {
     "_loops": ["__init__", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "__init__"],
-    "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedules", "__init__"],
+    "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
     "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
@@ -169,7 +169,10 @@ def test_public_names_are_documented():
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
 
 
-OPTIM = ["optim.SGD", "optim.RMSprop", "optim.Adam", "optim.AdamW", "optim.clip_grad_value"]
+OPTIM = [
+    *(f"optim.{name}" for name in ("SGD", "RMSprop", "Adam", "AdamW", "clip_grad_value")),
+    *(f"optim.schedules.{name}" for name in ("Step", "Cosine", "WarmUp", "OneCycle", "Plateau")),
+]
 
 
 def public():
@@ -224,6 +227,13 @@ def test_signatures_are_the_public_face():
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False)",
         nbrnn.optim.AdamW: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
         nbrnn.optim.clip_grad_value: "(grads, max_value)",
+        nbrnn.optim.schedules.Step: "(opt, every, gamma=0.1)",
+        nbrnn.optim.schedules.Cosine: "(opt, total, lr_min=0.0)",
+        nbrnn.optim.schedules.WarmUp: "(opt, steps, then=None)",
+        nbrnn.optim.schedules.OneCycle: (
+            "(opt, lr_max, total, pct_start=0.3, div_factor=25.0, final_div_factor=10000.0)"
+        ),
+        nbrnn.optim.schedules.Plateau: ("(opt, factor=0.1, patience=10, threshold=0.0001, cooldown=0, lr_min=0.0)"),
     }
     for thing, text in wanted.items():
         signature = inspect.signature(thing)
