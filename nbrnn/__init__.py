@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import decoding, jit, losses, optim
+from . import decoding, jit, losses, optim, training
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
@@ -38,4 +38,5 @@ __all__ = [
     "losses",
     "optim",
     "save",
+    "training",
 ]

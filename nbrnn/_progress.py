@@ -15,7 +15,7 @@ class Bar(Protocol):
         """n more are done."""
 
     def set_postfix_str(self, s: str, refresh: bool = False) -> Any:
-        """Say something beside the bar, at its next update."""
+        """Say something beside the bar, at its next update, or at once."""
 
     def close(self) -> Any:
         """End the line."""
@@ -26,7 +26,7 @@ class PlainBar:
 
     def __init__(self, total: int, desc: str) -> None:
         self.total, self.desc, self.done, self.text = total, desc, 0, ""
-        self.begun, self.shown = time.perf_counter(), 0.0
+        self.begun, self.shown, self.width = time.perf_counter(), 0.0, 0
 
     def update(self, n: int = 1) -> None:
         """n more are done."""
@@ -37,6 +37,8 @@ class PlainBar:
     def set_postfix_str(self, s: str, refresh: bool = False) -> None:
         """Say something beside the bar."""
         self.text = s
+        if refresh and sys.stderr.isatty():
+            self._show("\r")
 
     def close(self) -> None:
         """End the line."""
@@ -48,7 +50,9 @@ class PlainBar:
         filled = 30 * self.done // max(1, self.total)
         bar = "#" * filled + "." * (30 - filled)
         seconds = self.shown - self.begun
-        sys.stderr.write(f"{lead}{self.desc} [{bar}] {self.done}/{self.total} {seconds:.1f} s {self.text}")
+        line = f"{self.desc} [{bar}] {self.done}/{self.total} {seconds:.1f} s {self.text}"
+        sys.stderr.write(lead + line.ljust(self.width if lead else 0))  # over what stood there
+        self.width = len(line)
         sys.stderr.flush()
 
 
@@ -68,6 +72,16 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
+
+    def skip(self, n: int) -> None:
+        """So many have been done before."""
+        if self._bar is not None and n > 0:
+            self._bar.update(n)
+
+    def say(self, text: str) -> None:
+        """Something about what is being done."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -57,6 +57,8 @@ INSIDE = {
     "io": ["container", "network", "torch", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
     "losses": ["inputs", "regression", "classification", "connectionist", "__init__"],
+    "io": ["container", "__init__"],
+    "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",

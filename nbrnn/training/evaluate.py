@@ -1,0 +1,126 @@
+"""A loss and a metric on data, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _check
+from ..module import Module
+from .data import Batch, Sequences, Source, source
+
+Array = NDArray[Any]
+Loss = Callable[..., tuple[float, Array]]
+Metric = Callable[[Array, Any, Any], float]
+
+
+class Scores(NamedTuple):
+    """Means over batches, weighted by their numbers of sequences.
+
+    Attributes
+    ----------
+    loss : float
+    metric : float or None
+        None if none was asked for.
+    """
+
+    loss: float
+    metric: float | None
+
+
+def evaluate(net: Module, data: Any, loss: Loss, *, metric: Metric | None = None, batch_size: int = 32) -> Scores:
+    """A loss, and a metric, on data; without dropout.
+
+    Parameters
+    ----------
+    net : Module
+    data, loss, metric
+        As for ``fit``.
+    batch_size : int
+        Sequences that are put together, where data is a list of sequences.
+
+    Returns
+    -------
+    Scores
+        ``loss`` and ``metric``: means over the batches, weighted by their numbers of sequences.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> net = nbrnn.GRU(3, 2, rng=0)
+    >>> xs = [np.ones((length, 3), np.float32) for length in (4, 7)]
+    >>> targets = [np.zeros((length, 2)) for length in (4, 7)]
+    >>> largest = lambda y, target, lengths: abs(y).max()
+    >>> scores = nbrnn.training.evaluate(net, (xs, targets), nbrnn.losses.mse, metric=largest)
+    >>> 0 < scores.loss < scores.metric < 1
+    True
+    """
+    check_callables(net, loss, metric)
+    given = source(net, data, "data", _check.size(batch_size, "batch_size"))
+    return over(net, batches(given), loss, metric)
+
+
+def check_callables(net: Any, loss: Any, metric: Any) -> None:
+    """Raise unless they are what their names say."""
+    if not isinstance(net, Module):
+        raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
+    if not callable(loss):
+        raise TypeError(f"loss must be callable, got {type(loss).__name__}")
+    if metric is not None and not callable(metric):
+        raise TypeError(f"metric must be callable or None, got {type(metric).__name__}")
+
+
+def batches(given: Source) -> Iterable[Batch]:
+    """All batches, with as little padding as there can be."""
+    plan = given.by_length() if isinstance(given, Sequences) else given.plan(None)
+    return map(given.batch, plan)
+
+
+def over(net: Module, given: Iterable[Batch], loss: Loss, metric: Metric | None) -> Scores:
+    """The scores over batches."""
+    total, measured, weight = 0.0, 0.0, 0
+    for batch in given:
+        y, _ = net(batch.x, lengths=batch.lengths)
+        total += apply(loss, net, y, batch)[0] * batch.size
+        if metric is not None:
+            measured += measure(metric, net, y, batch) * batch.size
+        weight += batch.size
+    weight = max(1, weight)
+    return Scores(total / weight, None if metric is None else measured / weight)
+
+
+def apply(loss: Loss, net: Module, y: Array, batch: Batch) -> tuple[float, Array]:
+    """The loss and dy; where there are lengths, a loss sees the steps first."""
+    lengths = _after(net, batch)
+    if lengths is None:
+        return loss(y, batch.target)
+    if not net.batch_first:
+        return loss(y, batch.target, lengths)
+    value, dy = loss(*_steps_first(y, batch.target), lengths)
+    return value, dy.swapaxes(0, 1)
+
+
+def measure(metric: Metric, net: Module, y: Array, batch: Batch) -> float:
+    """The metric, which sees what the loss sees."""
+    lengths = _after(net, batch)
+    if lengths is None or not net.batch_first:
+        return float(metric(y, batch.target, lengths))
+    return float(metric(*_steps_first(y, batch.target), lengths))
+
+
+def _after(net: Module, batch: Batch) -> Any:
+    """Lengths of y; None where it has no axis of time, or all of it counts."""
+    return None if batch.lengths is None else net._lengths_after(batch.lengths)
+
+
+def _steps_first(y: Array, target: Any) -> tuple[Array, Any]:
+    """Views of (T, B, ...); labels as a list stay as they are."""
+    return y.swapaxes(0, 1), target if isinstance(target, list) else np.asarray(target).swapaxes(0, 1)
