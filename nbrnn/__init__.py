@@ -3,11 +3,13 @@
 from . import jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
+from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
+from .pool import Pool
 from .training import fit
 
 __all__ = [
@@ -15,10 +17,12 @@ __all__ = [
     "LSTM",
     "RNN",
     "Dropout",
+    "Embedding",
     "GRUCell",
     "Gradients",
     "LSTMCell",
     "Linear",
+    "Pool",
     "RNNCell",
     "Sequential",
     "__version__",
