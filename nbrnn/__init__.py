@@ -10,6 +10,7 @@ from .networks import Sequential
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
 from .pool import Pool
+from .seq2seq import Seq2Seq
 from .training import fit
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Linear",
     "Pool",
     "RNNCell",
+    "Seq2Seq",
     "Sequential",
     "__version__",
     "clip_grad_norm",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _check
 from .embedding import Embedding
 from .module import Module, Tape
 from .networks import Sequential
@@ -26,15 +27,21 @@ def leaves(net: Module) -> list[Module]:
 
 def recurrent(net: Module, name: str, one_way: bool) -> list[Recurrent]:
     """Its recurrent parts; raises if it has parts that don't give a y for each step."""
-    parts = leaves(net)
-    for part in parts:
-        if not isinstance(part, Stateless | Recurrent) or part._needs_steps:
+    for part in leaves(net):
+        if isinstance(part, Recurrent):
+            if one_way and part.bidirectional:
+                raise ValueError(f"{name} must be of one direction, got a bidirectional {type(part).__name__}")
+        elif not isinstance(part, Stateless) or part._needs_steps:
             raise ValueError(f"{name} must consist of parts that take one step at a time, got {type(part).__name__}")
-        if one_way and isinstance(part, Recurrent) and part.bidirectional:
-            raise ValueError(f"{name} must be of one direction, got a bidirectional {type(part).__name__}")
-    if any(isinstance(part, Embedding) for part in parts[1:]):
-        raise ValueError(f"{name} must have an Embedding as its first part only")
-    return [part for part in parts if isinstance(part, Recurrent)]
+    return [part for part in leaves(net) if isinstance(part, Recurrent)]
+
+
+def symbols(x: Any, name: str) -> Array:
+    """An array of integers, of anything array-like."""
+    given = _check.plain(x, name, "integers")
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {given.dtype}")
+    return given
 
 
 def symbols_in(net: Module, name: str) -> int:

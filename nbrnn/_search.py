@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._parts import Steps
+from .attention import Attention, Memory
+
 Array = NDArray[Any]
 
 
-class Decoder(Protocol):
-    """Rows of decoders, W for each of B sources."""
+class Decoder:
+    """A decoder step by step: W sequences for each source, in order; W = 1 to begin with.
+
+    Parameters
+    ----------
+    writer : Steps
+        The parts up to the last recurrent one: symbols in.
+    attention : Attention or None
+    memory : Memory or None
+        What the attention looks at, of each source.
+    speaker : Steps
+        The other parts: logits out.
+    """
+
+    def __init__(self, writer: Steps, attention: Attention | None, memory: Memory | None, speaker: Steps) -> None:
+        self.writer, self.attention, self.memory, self.speaker = writer, attention, memory, speaker
 
     def __call__(self, symbols: Array) -> Array:
         """Logits (B * W, C) of what comes after the symbols (B * W,)."""
+        h = self.writer(symbols)
+        if self.attention is not None and self.memory is not None:
+            h = self.attention(self.memory, h.reshape(len(self.memory.s), -1, h.shape[1])).reshape(len(h), -1)
+        return self.speaker(h)
 
     def take(self, rows: Array, sources: Array) -> None:
-        """From now on there are the rows (B', W') that were at these places, of the sources (B',) that were at these."""
+        """From now on there are the rows (B', W') of these places, of the sources (B',) of these."""
+        self.writer.take(rows.reshape(-1))
+        if self.memory is not None and len(sources) < len(self.memory.s):
+            self.memory = self.memory.take(sources)
 
 
 def greedy(decoder: Decoder, batch: int, start: int, end: int, most: int) -> list[Array]:
@@ -27,7 +51,6 @@ def greedy(decoder: Decoder, batch: int, start: int, end: int, most: int) -> lis
     Parameters
     ----------
     decoder : Decoder
-        With W = 1.
     batch, start, end, most : int
         Sources, the two symbols, and how many a sequence may have.
     """
@@ -60,7 +83,6 @@ def beam(
     Parameters
     ----------
     decoder : Decoder
-        With W = 1 to begin with.
     batch, start, end, most : int
         As for ``greedy``.
     width : int

@@ -7,7 +7,8 @@ For the outputs h_t (K,) of the decoder and s_j (S,) of the encoder::
     c_t             = sum over j of a_t(j) s_j
     h~_t            = tanh(W_c [c_t; h_t])                                        eq. 5
 
-M.-T. Luong, H. Pham and C. D. Manning, "Effective approaches to attention-based neural machine translation", EMNLP 2015.
+M.-T. Luong, H. Pham and C. D. Manning, "Effective approaches to attention-based neural machine translation", EMNLP
+2015.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check, _parts
+from ._bridge import cross, cross_back, require_fit, split
 from ._params import Parameters
+from ._search import Decoder, greedy
 from ._search import beam as search
-from ._search import greedy
-from .attention import KINDS, Attention, Looked, Memory
+from .attention import KINDS, Attention, Looked
 from .module import Gradients, Module, Seed, Tape
 from .recurrent import Recurrent
+from .stateless import inside
 
 Array = NDArray[Any]
 
@@ -85,8 +87,8 @@ class Seq2Seq(Module):
                 raise TypeError(f"{name} must be a layer or a network, got {type(part).__name__}")
         self.encoder, self.decoder = encoder, decoder
         self.attention: str | None = _check.choice(attention, "attention", KINDS)
-        self._reader, (self._writer, self._speaker) = _parts.leaves(encoder), _split(decoder)
-        _require_fit(encoder, decoder)
+        require_fit(encoder, decoder)
+        self._reader, (self._writer, self._speaker) = _parts.leaves(encoder), split(decoder)
         self.batch_first = next(part.batch_first for part in self._writer if isinstance(part, Recurrent))
         symbols, classes = _parts.symbols_in(decoder, "decoder"), _parts.size_out(_parts.leaves(decoder))
         if classes > symbols:
@@ -140,7 +142,7 @@ class Seq2Seq(Module):
         """
         source, given, ends = self._enter(x, state, lengths)
         s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends[0])
-        h, after = _parts.run(self._writer, given, self._cross(after), ends[1])
+        h, after = _parts.run(self._writer, given, cross(self._reader, after, self._writer), ends[1])
         if self._looking is not None:
             h = _inside(self._looking(self._looking.memory(s, ends[0]), h.swapaxes(0, 1)).swapaxes(0, 1), ends[1])
         y, rest = _parts.run(self._speaker, h, [None] * len(self._speaker), ends[1])
@@ -175,7 +177,9 @@ class Seq2Seq(Module):
         source, given, ends = self._enter(x, state, lengths)
         random, looked = None if rng is None else self._generator(rng), None
         s, after, reading = _parts.forward(self._reader, source, [None] * len(self._reader), ends[0], random)
-        h, after, writing = _parts.forward(self._writer, given, self._cross(after), ends[1], random)
+        h, after, writing = _parts.forward(
+            self._writer, given, cross(self._reader, after, self._writer), ends[1], random
+        )
         if self._looking is not None:
             looked = self._looking.forward(self._looking.memory(s, ends[0]), h.swapaxes(0, 1))
             h = _inside(looked.y.swapaxes(0, 1), ends[1])
@@ -219,18 +223,17 @@ class Seq2Seq(Module):
 
     def _go_back(self, tape: Seq2SeqTape, dy: Array | None, dstate: Any, retain: bool) -> Gradients:
         dstates = self._check_dstate(tape, dstate)
-        if dy is not None:
-            dy = _check.array(dy, "dy", self.dtype)
-            _check.shape(dy, "dy", tape.y_shape)
-            dy = self._turn(dy)
+        dy = np.zeros(tape.y_shape, self.dtype) if dy is None else _check.array(dy, "dy", self.dtype)
+        _check.shape(dy, "dy", tape.y_shape)
+        dy = self._turn(dy)
         count = len(self._writer)
         dh, _, flats = _parts.backward(self._speaker, tape.speaking, dy, dstates[count:], retain)
         ds, looking = None, []
-        if self._looking is not None and dh is not None:
+        if self._looking is not None:
             dh, ds, flat = self._looking.backward(tape.looked, _inside(dh, tape.ends).swapaxes(0, 1))
             dh, looking = dh.swapaxes(0, 1), [flat]
         dgiven, dbefore, writing = _parts.backward(self._writer, tape.writing, dh, dstates[:count], retain)
-        dafter = self._cross_back(dbefore)
+        dafter = cross_back(self._reader, dbefore, self._writer)
         dsource, _, reading = _parts.backward(self._reader, tape.reading, ds, dafter, retain)
         if not retain:
             tape._consume()
@@ -243,9 +246,7 @@ class Seq2Seq(Module):
         given = _parts.flatten(self.decoder, dstate, "dstate")
         for part, own in zip(self._reader, tape.reading, strict=True):
             own._check(part)
-        for part, own, after in zip(
-            self._writer + self._speaker, tape.writing + tape.speaking, given, strict=True
-        ):
+        for part, own, after in zip(self._writer + self._speaker, tape.writing + tape.speaking, given, strict=True):
             own._check(part)
             part._check_dstate(own, after)
         return given
@@ -318,27 +319,16 @@ class Seq2Seq(Module):
         batch, decoder = self._open(source, lengths)
         return search(decoder, batch, self.start, self.end, most, width, penalty)
 
-    def _open(self, source: Array, lengths: Any) -> tuple[int, _Decoder]:
+    def _open(self, source: Array, lengths: Any) -> tuple[int, Decoder]:
         """How many sources there are, and a decoder that has read them."""
         source = self._sequences(source, "source", self._reader)
         ends = _ends(lengths, "lengths", source)
         s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends)
         memory = None if self._looking is None else self._looking.memory(s, ends)
         batch = source.shape[1]
-        writer = _parts.Steps(self._writer, batch, self._cross(after), self._symbols)
+        writer = _parts.Steps(self._writer, batch, cross(self._reader, after, self._writer), self._symbols)
         speaker = _parts.Steps(self._speaker, batch, [None] * len(self._speaker))
-        return batch, _Decoder(writer, self._looking, memory, speaker)
-
-    # The encoder's states as the decoder's, and back: both as lists over leaves.
-
-    def _cross(self, after: list[Any]) -> list[Any]:
-        states = iter([_as_one(part, state) for part, state in zip(self._reader, after, strict=True)
-                       if isinstance(part, Recurrent)])
-        return [next(states) if isinstance(part, Recurrent) else None for part in self._writer]
-
-    def _cross_back(self, dbefore: list[Any]) -> list[Any]:
-        states = iter([state for part, state in zip(self._writer, dbefore, strict=True) if isinstance(part, Recurrent)])
-        return [_apart(part, next(states)) if isinstance(part, Recurrent) else None for part in self._reader]
+        return batch, Decoder(writer, self._looking, memory, speaker)
 
     # What users give.
 
@@ -349,7 +339,7 @@ class Seq2Seq(Module):
     def _sequences(self, x: Any, name: str, parts: list[Module]) -> Array:
         """One of the arrays of sequences as (T, B, ...)."""
         axes = parts[0]._x_axes
-        x = _check.array(x, name, self.dtype) if axes == 3 else _check.plain(x, name, "integers")
+        x = _check.array(x, name, self.dtype) if axes == 3 else _parts.symbols(x, name)
         if x.ndim != axes:
             wanted = ("(B, T" if self.batch_first else "(T, B") + (", n)" if axes == 3 else ")")
             raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
@@ -408,77 +398,9 @@ class Seq2SeqTape(Tape):
         del self.reading, self.writing, self.looked, self.speaking
 
 
-class _Decoder:
-    """A decoder step by step: W sequences for each source, in order."""
-
-    def __init__(
-        self, writer: _parts.Steps, attention: Attention | None, memory: Memory | None, speaker: _parts.Steps
-    ) -> None:
-        self.writer, self.attention, self.memory, self.speaker = writer, attention, memory, speaker
-
-    def __call__(self, symbols: Array) -> Array:
-        h = self.writer(symbols)
-        if self.attention is not None and self.memory is not None:
-            h = self.attention(self.memory, h.reshape(len(self.memory.s), -1, h.shape[1])).reshape(len(h), -1)
-        return self.speaker(h)
-
-    def take(self, rows: Array, sources: Array) -> None:
-        self.writer.take(rows.reshape(-1))
-        if self.memory is not None and len(sources) < len(self.memory.s):
-            self.memory = self.memory.take(sources)
-
-
-def _split(decoder: Module) -> tuple[list[Module], list[Module]]:
-    """A decoder's parts up to the last recurrent one, and the others."""
-    parts = _parts.leaves(decoder)
-    at = max((q + 1 for q, part in enumerate(parts) if isinstance(part, Recurrent)), default=0)
-    return parts[:at], parts[at:]
-
-
-def _require_fit(encoder: Module, decoder: Module) -> None:
-    """Raise if the decoder can't begin where the encoder ends."""
-    reading = _parts.recurrent(encoder, "encoder", one_way=False)
-    writing = _parts.recurrent(decoder, "decoder", one_way=True)
-    _parts.require_logits(decoder, "decoder")
-    if not reading or len(reading) != len(writing):
-        raise ValueError(
-            f"encoder and decoder must have as many recurrent parts, at least one, got {len(reading)} and {len(writing)}"
-        )
-    if len({part.batch_first for part in reading + writing}) > 1:
-        raise ValueError("batch_first must be the same for encoder and decoder, got both")
-    for a, b in zip(reading, writing, strict=True):
-        for what, had, wanted in (
-            ("layers", a._axes.L, b._axes.L),
-            ("numbers h", a._axes.D * a._axes.K, b._axes.K),
-            ("numbers c", a._axes.D * a._axes.E * a._axes.H, b._axes.E * b._axes.H),
-        ):
-            if had != wanted:
-                raise ValueError(
-                    f"the state of {a!r} must fit {b!r}: it has {had} {what} (of all directions together), wanted {wanted}"
-                )
-
-
-def _as_one(part: Recurrent, state: Any) -> Any:
-    """States (L * D, B, n) of both directions as those of one, (L, B, D * n)."""
-    if isinstance(state, tuple):
-        return tuple(_as_one(part, s) for s in state)
-    apart = state.reshape(part._axes.L, part._axes.D, *state.shape[1:])
-    return apart.swapaxes(1, 2).reshape(part._axes.L, state.shape[1], -1)
-
-
-def _apart(part: Recurrent, state: Any) -> Any:
-    """The inverse."""
-    if isinstance(state, tuple):
-        return tuple(_apart(part, s) for s in state)
-    L, D = part._axes.L, part._axes.D
-    return state.reshape(L, state.shape[1], D, state.shape[2] // D).swapaxes(1, 2).reshape(L * D, state.shape[1], -1)
-
-
 def _inside(a: Array, ends: Array | None) -> Array:
     """a (T, B, n), 0 past the ends."""
-    if ends is None:
-        return a
-    return np.where(np.arange(len(a))[:, None, None] < ends[:, None], a, a.dtype.type(0))
+    return a if ends is None else np.where(inside(ends, len(a))[..., None], a, a.dtype.type(0))
 
 
 def _ends(lengths: Any, name: str, x: Array) -> Array | None:
