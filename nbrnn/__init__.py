@@ -4,6 +4,7 @@ from . import jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
+from .generation import generate
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm",
     "fit",
+    "generate",
     "jit",
     "losses",
     "optim",

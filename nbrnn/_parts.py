@@ -60,6 +60,7 @@ def size_out(parts: Sequence[Module]) -> int:
             return part.out_features
         if isinstance(part, Recurrent):
             break
+    assert isinstance(part, Recurrent)
     return part._axes.D * part._axes.K
 
 
@@ -156,7 +157,8 @@ class Steps:
         self._steps: list[Callable[[Any], Array]] = []
         if symbols and not isinstance(parts[0], Embedding):
             dtype = next(part._parameters.dtype for part in parts if part._parameters.size)
-            self._steps.append(lambda x: one_hot(x, symbols, dtype))
+            one = batch_size is None
+            self._steps.append(_one(symbols, dtype) if one else lambda x: one_hot(x, symbols, dtype))
         for part, state in zip(parts, states, strict=True):
             if isinstance(part, Recurrent):
                 stream = part.stream(batch_size)
@@ -193,14 +195,31 @@ def _alone(part: Any) -> Callable[[Any], Array]:
     if not isinstance(part, Linear) or part.activation is not None:
         return lambda x: part(x)[0]
     weight = np.array(part.params["weight"]).T
-    if not part.bias:
-        return lambda x: x @ weight
-    bias = np.array(part.params["bias"])
-    return lambda x: x @ weight + bias
+    bias = np.array(part.params["bias"]) if part.bias else weight.dtype.type(0)
+
+    def product(x: Array) -> Array:
+        y: Array = x.dot(weight)
+        y += bias
+        return y
+
+    return product
 
 
 def one_hot(symbols: Any, size: int, dtype: Any) -> Array:
-    """Rows of 0 with a 1 at the symbol; (..., size) for symbols (...)."""
-    x = np.zeros((*np.shape(symbols), size), dtype)
-    np.put_along_axis(x, np.asarray(symbols)[..., None], 1, -1)
-    return x
+    """Rows of 0 with a 1 at the symbol: (..., size) for symbols (...)."""
+    x = np.zeros((np.size(symbols), size), dtype)
+    x[np.arange(len(x)), np.ravel(symbols)] = 1
+    return x.reshape(*np.shape(symbols), size)
+
+
+def _one(size: int, dtype: Any) -> Callable[[Any], Array]:
+    """The same for one symbol at a time, in a fraction of the time."""
+    x, last = np.zeros(size, dtype), 0
+
+    def row(symbol: Any) -> Array:
+        nonlocal last
+        x[last], last = 0, symbol
+        x[symbol] = 1
+        return x
+
+    return row

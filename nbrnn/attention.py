@@ -92,7 +92,7 @@ class Attention(Parametric):
     def memory(self, s: Array, lengths: Array | None) -> Memory:
         """For s (J, B, S), which is 0 past the ends."""
         s = np.ascontiguousarray(s.swapaxes(0, 1))
-        keys = s if self.kind == "dot" else s @ np.asarray(self.params["weight_a"]).T
+        keys = s if self.kind == "dot" else _product(s, np.asarray(self.params["weight_a"]).T)
         return Memory(s, keys, None if lengths is None else np.arange(s.shape[1]) >= lengths[:, None, None])
 
     def __call__(self, memory: Memory, h: Array) -> Array:
@@ -103,7 +103,7 @@ class Attention(Parametric):
         """The same, with all that the way back needs.  Without a step to look at, c is 0."""
         weights = softmax(h @ memory.keys.swapaxes(1, 2), memory.outside)
         joined = np.concatenate([weights @ memory.s, h], -1)
-        y = activate("tanh", joined @ np.asarray(self.params["weight_c"]).T)
+        y = activate("tanh", _product(joined, np.asarray(self.params["weight_c"]).T))
         return Looked(memory, joined, weights, y)
 
     def backward(self, looked: Looked, dy: Array) -> tuple[Array, Array, Array]:
@@ -114,7 +114,7 @@ class Attention(Parametric):
         gradients = self._parameters.views_of(flat)
         dz = dy * (1 - looked.y * looked.y)
         gradients["weight_c"][...] = dz.reshape(-1, K).T @ looked.joined.reshape(-1, S + K)
-        djoined = dz @ np.asarray(self.params["weight_c"])
+        djoined = _product(dz, np.asarray(self.params["weight_c"]))
         dc, dh, h = djoined[..., :S], djoined[..., S:], looked.joined[..., S:]
         ds = weights.swapaxes(1, 2) @ dc
         dweights = dc @ s.swapaxes(1, 2)
@@ -122,8 +122,13 @@ class Attention(Parametric):
         dkeys = dscores.swapaxes(1, 2) @ h
         if self.kind == "general":
             gradients["weight_a"][...] = dkeys.reshape(-1, K).T @ s.reshape(-1, S)
-            dkeys = dkeys @ np.asarray(self.params["weight_a"])
+            dkeys = _product(dkeys, np.asarray(self.params["weight_a"]))
         return dh + dscores @ keys, (ds + dkeys).swapaxes(0, 1), flat
+
+
+def _product(a: Array, matrix: Array) -> Array:
+    """a @ matrix as one product: NumPy makes a small one of each a[b]."""
+    return (a.reshape(-1, a.shape[-1]) @ matrix).reshape(*a.shape[:-1], -1)
 
 
 def softmax(scores: Array, outside: Array | None) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _check, _parts
-from ._search import require_numbers
+from ._bridge import split
+from ._search import likeliest
 from .module import Module, Seed, generator
-from .recurrent import Recurrent
 
 Array = NDArray[Any]
 
@@ -22,7 +22,7 @@ AHEAD = 2**16
 def generate(
     net: Module, prompt: ArrayLike, n: int, temperature: float = 1.0, top_k: int | None = None, rng: Seed = None
 ) -> Array:
-    """Go on with a sequence of symbols: each is drawn by the network's probabilities, and then is what the network sees.
+    """Go on with a sequence of symbols: each is drawn by the network's probabilities, and then given to it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def generate(
     temperature : float
         The probabilities are softmax(logits / temperature); 0: always the likeliest.
     top_k : int, optional
-        Only so many, the likeliest, come into question; None: all.
+        Only so many, the likeliest, come into question, and what is as likely as the last of them; None: all.
     rng : numpy.random.Generator, seed or None
         Where chance comes from: a number for each symbol that could have followed, each time.
 
@@ -73,18 +73,16 @@ def generate(
     recurrent = _parts.recurrent(net, "net", one_way=True)
     _parts.require_logits(net, "net")
     known = _parts.symbols_in(net, "net")
-    turned = any(part.batch_first for part in recurrent)
-    prompt = _parts.symbols(prompt, "prompt")
-    if prompt.ndim not in (1, 2) or 0 in prompt.shape[turned if prompt.ndim == 2 else 0 :][:1]:
-        raise ValueError(
-            f"prompt must have shape (P,) or {'(B, P)' if turned else '(P, B)'}, P >= 1, got {prompt.shape}"
-        )
-    if prompt.size and not (prompt.min() >= 0 and prompt.max() < known):
-        raise ValueError(f"prompt must lie in 0..{known - 1}, got {prompt.min()}..{prompt.max()}")
+    first = any(part.batch_first for part in recurrent)
+    given = _parts.symbols(prompt, "prompt")
+    steps = given[:, None] if given.ndim == 1 else given.T if first else given  # (P, B)
+    if given.ndim not in (1, 2) or not len(steps):
+        raise ValueError(f"prompt must have shape (P,) or {'(B, P)' if first else '(P, B)'}, P >= 1, got {given.shape}")
+    if given.size and not (given.min() >= 0 and given.max() < known):
+        raise ValueError(f"prompt must lie in 0..{known - 1}, got {given.min()}..{given.max()}")
     n, temperature = _check.size(n, "n", 0), _check.number(temperature, "temperature", 0)
     random = generator(rng)
-    steps = prompt[:, None] if prompt.ndim == 1 else prompt.T if turned else prompt
-    go_on, logits = _begin(net, steps, known, prompt.ndim == 2)
+    go_on, logits = _begin(net, steps, known, given.ndim == 2)
     classes = logits.shape[-1]
     if classes > known:
         raise ValueError(f"net must take all symbols that it gives, got {classes} logits for {known} symbols")
@@ -92,5 +90,40 @@ def generate(
         top_k = _check.size(top_k, "top_k")
         if top_k > classes:
             raise ValueError(f"top_k must be <= {classes}, the number of symbols, got {top_k}")
-    made = _generate(go_on, logits, n, temperature, top_k, random)
-    return made.T if turned and prompt.ndim == 2 else made
+    if top_k == 1:
+        temperature = 0.0  # for so few there is nothing to draw, and the first of equals is it
+    made = _go_on(go_on, logits, n, temperature, top_k or classes, random)
+    return made.T if first and given.ndim == 2 else made
+
+
+def _begin(net: Module, steps: Array, known: int, batched: bool) -> tuple[_parts.Steps, Array]:
+    """What goes on after steps (P, B), and the logits at their end: (B, classes), or (classes,) if not batched."""
+    body, tail = split(net)
+    vectors = steps if net._x_axes == 2 else _parts.one_hot(steps, known, net._parameters.dtype)
+    y, states = _parts.run(body, vectors, [None] * len(body), None)
+    size, none = steps.shape[1] if batched else None, [None] * len(tail)
+    last = _parts.Steps(tail, size, none)(y[-1] if batched else y[-1, 0])
+    return _parts.Steps(body + tail, size, states + none, known), last
+
+
+def _go_on(
+    step: Callable[[Any], Array], logits: Array, n: int, temperature: float, top_k: int, random: np.random.Generator
+) -> Array:
+    """n symbols, or rows of them."""
+    made = np.empty((n, *logits.shape[:-1]), np.int64)
+    others = logits.shape[-1] - top_k
+    noise, used = np.zeros((0, *logits.shape), logits.dtype), 0
+    for t in range(n):
+        if t:
+            logits = step(made[t - 1])
+        if others:
+            least = np.partition(logits, others)[..., others : others + 1]
+            logits = logits.copy()
+            logits[logits < least] = -np.inf
+        if temperature:
+            if used == len(noise):
+                count = min(n - t, max(1, AHEAD // max(1, logits.size)))
+                noise, used = (temperature * random.gumbel(size=(count, *logits.shape))).astype(logits.dtype), 0
+            logits, used = logits + noise[used], used + 1
+        made[t] = likeliest(logits)
+    return made

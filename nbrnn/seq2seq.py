@@ -115,7 +115,7 @@ class Seq2Seq(Module):
     def _lengths_after(self, lengths: Any) -> Any:
         return None if lengths is None else lengths[1]
 
-    def __call__(self, x: tuple[Array, Array], state: None = None, lengths: Any = None) -> tuple[Array, Any]:
+    def __call__(self, x: Any, state: None = None, lengths: Any = None) -> tuple[Array, Any]:
         """Logits of what comes next, each time given what in truth came before.
 
         Parameters
@@ -148,9 +148,7 @@ class Seq2Seq(Module):
         y, rest = _parts.run(self._speaker, h, [None] * len(self._speaker), ends[1])
         return self._turn(y), _parts.nest(self.decoder, iter(after + rest))
 
-    def forward(
-        self, x: tuple[Array, Array], state: None = None, lengths: Any = None, *, rng: Seed = None
-    ) -> tuple[Array, Any, Tape]:
+    def forward(self, x: Any, state: None = None, lengths: Any = None, *, rng: Seed = None) -> tuple[Array, Any, Tape]:
         """Run for training.
 
         Parameters
@@ -229,7 +227,7 @@ class Seq2Seq(Module):
         count = len(self._writer)
         dh, _, flats = _parts.backward(self._speaker, tape.speaking, dy, dstates[count:], retain)
         ds, looking = None, []
-        if self._looking is not None:
+        if self._looking is not None and tape.looked is not None:
             dh, ds, flat = self._looking.backward(tape.looked, _inside(dh, tape.ends).swapaxes(0, 1))
             dh, looking = dh.swapaxes(0, 1), [flat]
         dgiven, dbefore, writing = _parts.backward(self._writer, tape.writing, dh, dstates[:count], retain)
@@ -238,7 +236,8 @@ class Seq2Seq(Module):
         if not retain:
             tape._consume()
         flat = np.concatenate([*reading, *writing, *flats, *looking], dtype=self.dtype)
-        return Gradients((self._turn(dsource), self._turn(dgiven)), None, self._parameters.views_of(flat), flat)
+        dx: Any = self._turn(dsource), self._turn(dgiven)
+        return Gradients(dx, None, self._parameters.views_of(flat), flat)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> list[Any]:
         """The states of the decoder's leaves; everything that could be wrong, before any part's tape is used up."""
@@ -398,7 +397,7 @@ class Seq2SeqTape(Tape):
         del self.reading, self.writing, self.looked, self.speaking
 
 
-def _inside(a: Array, ends: Array | None) -> Array:
+def _inside(a: Any, ends: Array | None) -> Array:
     """a (T, B, n), 0 past the ends."""
     return a if ends is None else np.where(inside(ends, len(a))[..., None], a, a.dtype.type(0))
 
