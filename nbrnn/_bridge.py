@@ -45,16 +45,16 @@ def as_one(part: Recurrent, state: Any) -> Any:
     """States (L * D, B, n) of both directions as those of one, (L, B, D * n)."""
     if isinstance(state, tuple):
         return tuple(as_one(part, s) for s in state)
-    apart = state.reshape(part._axes.L, part._axes.D, *state.shape[1:])
-    return apart.swapaxes(1, 2).reshape(part._axes.L, state.shape[1], -1)
+    L, D, (_, B, n) = part._axes.L, part._axes.D, state.shape
+    return state.reshape(L, D, B, n).swapaxes(1, 2).reshape(L, B, D * n)
 
 
 def apart(part: Recurrent, state: Any) -> Any:
     """The inverse."""
     if isinstance(state, tuple):
         return tuple(apart(part, s) for s in state)
-    L, D = part._axes.L, part._axes.D
-    return state.reshape(L, state.shape[1], D, state.shape[2] // D).swapaxes(1, 2).reshape(L * D, state.shape[1], -1)
+    L, D, (_, B, n) = part._axes.L, part._axes.D, state.shape
+    return state.reshape(L, B, D, n // D).swapaxes(1, 2).reshape(L * D, B, n // D)
 
 
 def cross(reader: Sequence[Module], after: Sequence[Any], writer: Sequence[Module]) -> list[Any]:

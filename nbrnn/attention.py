@@ -128,7 +128,7 @@ class Attention(Parametric):
 
 def _product(a: Array, matrix: Array) -> Array:
     """a @ matrix as one product: NumPy makes a small one of each a[b]."""
-    return (a.reshape(-1, a.shape[-1]) @ matrix).reshape(*a.shape[:-1], -1)
+    return (a.reshape(-1, a.shape[-1]) @ matrix).reshape(*a.shape[:-1], matrix.shape[1])
 
 
 def softmax(scores: Array, outside: Array | None) -> Array:
