@@ -8,6 +8,7 @@ from .generation import generate
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
+from .normalise import LayerNorm
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
 from .pool import Pool
@@ -23,6 +24,7 @@ __all__ = [
     "GRUCell",
     "Gradients",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
     "Pool",
     "RNNCell",

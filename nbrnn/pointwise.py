@@ -91,7 +91,7 @@ class Linear(Stateless):
         require(lambda: f"Linear for x of shape {x.shape}", self.dtype, y=y_size)
         steps = Rows(x, ends)
         rows = steps.of(x)
-        y = rows @ np.asarray(self.params["weight"]).T  # one product: a stack of T would be T small ones
+        y = product(rows, np.asarray(self.params["weight"]).T)
         if self.bias:
             y += np.asarray(self.params["bias"])
         if self.activation in ("sigmoid", "tanh"):
@@ -113,10 +113,46 @@ class Linear(Stateless):
             dy = np.where(y <= 0, dy.dtype.type(0), dy)
         elif self.activation == "softmax":
             dy = y * (dy - (dy * y).sum(-1, keepdims=True))
-        np.matmul(dy.T, x, out=gradients["weight"])
+        product_of_columns(dy, x, gradients["weight"])
         if self.bias:
             np.sum(dy, 0, out=gradients["bias"])
-        return steps.back(dy @ np.asarray(self.params["weight"]))
+        return steps.back(product(dy, np.asarray(self.params["weight"])))
+
+
+# OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
+# way of those of the recurrent layers: LSTM(32, 128) went back half as fast after a Linear(128, 60) on two cores.  So
+# products of small matrices with many rows are made in blocks that it leaves to one thread: up to 2 * 65536 * 4
+# multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all threads.
+
+
+def _block(numbers: int) -> int | None:
+    """How many rows make a block, where each takes so many multiplications; None: don't cut."""
+    rows = 2**19 // numbers
+    return rows if rows >= 32 else None
+
+
+def product(a: Array, b: Array) -> Array:
+    """A B, for A (N, n) with many rows."""
+    (rows, n), m = a.shape, b.shape[1]
+    block = _block(n * m)
+    if block is None or rows <= block:
+        return a @ b
+    y, whole = np.empty((rows, m), a.dtype), rows - rows % block
+    np.matmul(a[:whole].reshape(-1, block, n), b, out=y[:whole].reshape(-1, block, m))
+    np.matmul(a[whole:], b, out=y[whole:])
+    return y
+
+
+def product_of_columns(a: Array, b: Array, to: Array) -> None:
+    """A^T B, for A (N, m) and B (N, n) with many rows."""
+    rows, block = len(a), _block(a.shape[1] * b.shape[1])
+    if block is None or rows <= block:
+        np.matmul(a.T, b, out=to)
+        return
+    to.fill(0)
+    part = np.empty_like(to)
+    for at in range(0, rows, block):
+        to += np.matmul(a[at : at + block].T, b[at : at + block], out=part)
 
 
 def softmax(x: Array) -> Array:

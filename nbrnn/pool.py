@@ -59,7 +59,7 @@ class Pool(Stateless):
         return x
 
     def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
-        x_shape, x = x.shape, x.reshape(len(x), -1, x.shape[-1]) if x.ndim == 2 else x
+        x_shape, x = x.shape, x if x.ndim == 3 else x[:, None]
         steps, batch, n = x.shape
         if ends is None:
             ends = np.full(batch, steps)

@@ -162,7 +162,8 @@ def test_public_names_are_documented():
         thing = getattr(nbrnn, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert inspect.getdoc(thing), name
-    for cls in (nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM, nbrnn.Linear, nbrnn.Dropout, nbrnn.Sequential):
+    parts = (nbrnn.Embedding, nbrnn.LayerNorm, nbrnn.Linear, nbrnn.Dropout, nbrnn.Pool)
+    for cls in (nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM, nbrnn.Sequential, *parts):
         for name, method in inspect.getmembers(cls, callable):
             if not name.startswith("_") or name == "__call__":
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
@@ -209,6 +210,9 @@ def test_signatures_are_the_public_face():
         nbrnn.stream.Stream.__call__: "(self, x, out=None)",
         nbrnn.stream.Stream.reset: "(self, mask=None)",
         nbrnn.Dropout: "(p=0.5, *, rng=None)",
+        nbrnn.Embedding: "(num_embeddings, embedding_dim, *, padding_idx=None, dtype=float32, rng=None)",
+        nbrnn.LayerNorm: "(dim, eps=1e-05, elementwise_affine=True, *, dtype=float32)",
+        nbrnn.Pool: "(mode)",
         nbrnn.Linear.__call__: "(self, x, state=None, lengths=None)",
         nbrnn.Sequential: "(*parts)",
         nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",
