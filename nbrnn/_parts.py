@@ -12,7 +12,7 @@ from . import _check
 from .embedding import Embedding
 from .module import Module, Tape
 from .networks import Sequential
-from .pointwise import Dropout, Linear
+from .pointwise import Dropout, Linear, product
 from .recurrent import Recurrent
 from .stateless import Stateless
 from .stream import Stream
@@ -197,12 +197,12 @@ def _alone(part: Any) -> Callable[[Any], Array]:
     weight = np.array(part.params["weight"]).T
     bias = np.array(part.params["bias"]) if part.bias else weight.dtype.type(0)
 
-    def product(x: Array) -> Array:
-        y: Array = x.dot(weight)
+    def linear(x: Array) -> Array:
+        y: Array = x.dot(weight) if x.ndim == 1 else product(x, weight)
         y += bias
         return y
 
-    return product
+    return linear
 
 
 def one_hot(symbols: Any, size: int, dtype: Any) -> Array:

@@ -22,6 +22,7 @@ from ._cpu.activation import activate
 from ._memory import require
 from ._params import Array, Parameters
 from .module import Parametric, Seed
+from .pointwise import product, product_of_columns
 
 KINDS = (None, "dot", "general")
 
@@ -113,7 +114,7 @@ class Attention(Parametric):
         flat = np.empty(self._parameters.size, dy.dtype)
         gradients = self._parameters.views_of(flat)
         dz = dy * (1 - looked.y * looked.y)
-        gradients["weight_c"][...] = dz.reshape(-1, K).T @ looked.joined.reshape(-1, S + K)
+        product_of_columns(dz.reshape(-1, K), looked.joined.reshape(-1, S + K), gradients["weight_c"])
         djoined = _product(dz, np.asarray(self.params["weight_c"]))
         dc, dh, h = djoined[..., :S], djoined[..., S:], looked.joined[..., S:]
         ds = weights.swapaxes(1, 2) @ dc
@@ -121,14 +122,14 @@ class Attention(Parametric):
         dscores = weights * (dweights - (dweights * weights).sum(-1, keepdims=True))
         dkeys = dscores.swapaxes(1, 2) @ h
         if self.kind == "general":
-            gradients["weight_a"][...] = dkeys.reshape(-1, K).T @ s.reshape(-1, S)
+            product_of_columns(dkeys.reshape(-1, K), s.reshape(-1, S), gradients["weight_a"])
             dkeys = _product(dkeys, np.asarray(self.params["weight_a"]))
         return dh + dscores @ keys, (ds + dkeys).swapaxes(0, 1), flat
 
 
 def _product(a: Array, matrix: Array) -> Array:
-    """a @ matrix as one product: NumPy makes a small one of each a[b]."""
-    return (a.reshape(-1, a.shape[-1]) @ matrix).reshape(*a.shape[:-1], matrix.shape[1])
+    """a @ matrix with all rows in one: NumPy would make a product of each a[b]."""
+    return product(a.reshape(-1, a.shape[-1]), matrix).reshape(*a.shape[:-1], matrix.shape[1])
 
 
 def softmax(scores: Array, outside: Array | None) -> Array:

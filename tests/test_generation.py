@@ -123,11 +123,11 @@ def test_a_net_without_memory_and_a_layer_alone():
 def test_parts_without_state_between_and_after():
     parts = lambda: (
         nbrnn.Embedding(6, 4, rng=0), nbrnn.Dropout(0.5), nbrnn.Linear(4, 4, activation="tanh", rng=1),
-        nbrnn.GRU(4, 5, rng=2), nbrnn.Linear(5, 5, bias=False, rng=3), nbrnn.LSTM(5, 5, rng=4), nbrnn.Dropout(0.5),
+        nbrnn.GRU(4, 5, rng=2), nbrnn.LayerNorm(5), nbrnn.Linear(5, 5, bias=False, rng=3), nbrnn.LSTM(5, 5, rng=4), nbrnn.Dropout(0.5),
         nbrnn.Linear(5, 6, activation="relu", rng=5), nbrnn.Linear(6, 6, rng=6), nbrnn.Dropout(0.5),
     )  # fmt: skip
     flat, given = nbrnn.Sequential(*parts()), parts()
-    nested = nbrnn.Sequential(given[0], nbrnn.Sequential(*given[1:5], nbrnn.Sequential(given[5])), *given[6:])
+    nested = nbrnn.Sequential(given[0], nbrnn.Sequential(*given[1:6], nbrnn.Sequential(given[6])), *given[7:])
     flat.flat, nested.flat = 2 * flat.flat, 2 * nested.flat
     said = nbrnn.generate(flat, [0, 1], 20, temperature=0)
     same(nbrnn.generate(nested, [0, 1], 20, temperature=0), said)
