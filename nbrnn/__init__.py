@@ -4,6 +4,7 @@ from . import decoding, jit, losses, optim, training
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
+from .generation import generate
 from .io import from_torch, load, save
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
@@ -12,6 +13,7 @@ from .normalise import LayerNorm
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
 from .pool import Pool
+from .seq2seq import Seq2Seq
 from .training import fit
 
 __all__ = [
@@ -27,12 +29,14 @@ __all__ = [
     "Linear",
     "Pool",
     "RNNCell",
+    "Seq2Seq",
     "Sequential",
     "__version__",
     "clip_grad_norm",
     "decoding",
     "fit",
     "from_torch",
+    "generate",
     "jit",
     "load",
     "losses",

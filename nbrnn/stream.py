@@ -139,6 +139,12 @@ class Stream:
         self._h[:, chosen] = 0
         self._c[:, chosen] = 0
 
+    def _take(self, rows: Array) -> Stream:
+        """A stream whose sequences go on from the states of these places of the batch; this one is used up."""
+        stream = self if len(rows) == self._B else Stream(self._stack, self._axes, len(rows))
+        stream._h[...], stream._c[...] = self._h[:, rows], self._c[:, rows]
+        return stream
+
     def __copy__(self) -> Stream:
         """Another stream of the same snapshot, with a state of its own, from where this one is."""
         twin = Stream(self._stack, self._axes, self._B if self._batched else None)
