@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import jit, losses, optim
+from . import diagnostics, jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
@@ -23,6 +23,7 @@ __all__ = [
     "Sequential",
     "__version__",
     "clip_grad_norm",
+    "diagnostics",
     "fit",
     "jit",
     "losses",

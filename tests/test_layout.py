@@ -52,6 +52,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
+    "diagnostics": ["probe", "flow", "spectrum", "gates", "differences", "pictures", "__init__"],
     "_loops": ["__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "bench": [
