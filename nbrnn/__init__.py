@@ -1,6 +1,6 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
-from . import decoding, jit, losses, optim, training
+from . import decoding, diagnostics, jit, losses, optim, training
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .embedding import Embedding
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "clip_grad_norm",
     "decoding",
+    "diagnostics",
     "fit",
     "from_torch",
     "generate",

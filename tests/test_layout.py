@@ -55,6 +55,7 @@ INSIDE = {
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "scatter", "softmax", "update"],
+    "diagnostics": ["probe", "flow", "spectrum", "gates", "differences", "pictures", "__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
