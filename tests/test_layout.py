@@ -55,12 +55,11 @@ INSIDE = {
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "scatter", "softmax", "update"],
-    "diagnostics": ["probe", "flow", "spectrum", "gates", "differences", "pictures", "__init__"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
+    "diagnostics": ["probe", "flow", "spectrum", "gates", "differences", "pictures", "__init__"],
     "losses": ["inputs", "regression", "classification", "connectionist", "__init__"],
-    "io": ["container", "__init__"],
     "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
@@ -185,8 +184,7 @@ DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
 
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", *OPTIM]:
-    for name in [*nbrnn.__all__, *LOSSES, *DECODERS, "optim.Adam", "stream.Stream"]:
+    for name in [*nbrnn.__all__, *LOSSES, *DECODERS, *OPTIM, "stream.Stream"]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
