@@ -3,12 +3,15 @@
 from . import jit, losses, optim
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
+from .embedding import Embedding
 from .io import from_torch, load, save
 from .layers import GRU, LSTM, RNN
 from .module import Gradients
 from .networks import Sequential
+from .normalise import LayerNorm
 from .optim import clip_grad_norm
 from .pointwise import Dropout, Linear
+from .pool import Pool
 from .training import fit
 
 __all__ = [
@@ -16,10 +19,13 @@ __all__ = [
     "LSTM",
     "RNN",
     "Dropout",
+    "Embedding",
     "GRUCell",
     "Gradients",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
+    "Pool",
     "RNNCell",
     "Sequential",
     "__version__",

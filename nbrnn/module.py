@@ -26,7 +26,7 @@ class Gradients:
     Attributes
     ----------
     x : ndarray
-        For the input, in its shape.
+        For the input, in its shape; None where that is integers.
     state : as the state
         For the initial state; None where there is none.
     params : dict of str to ndarray
@@ -196,6 +196,11 @@ class Module(Parametric):
     batch_first: bool | None = None
     #: Whether there is a recurrent layer in it, which takes ``resets`` and ``checkpoint``.
     _recurrent: bool = False
+    #: Axes of x where it is a batch of sequences: 3 for (T, B, n), 2 for integers (T, B).
+    _x_axes: int = 3
+    #: Whether x must have an axis of time, and whether y has one.
+    _needs_steps: bool = False
+    _keeps_steps: bool = True
 
     def __call__(self, x: Array, state: Any = None, lengths: Any = None) -> tuple[Array, Any]:
         """y and the state after, for inference."""

@@ -32,7 +32,9 @@ class Sequential(Module):
     Parameters
     ----------
     *parts : Module
-        Of one dtype; the recurrent ones all with the same ``batch_first``, which then is that of the network.
+        Of one dtype; the recurrent ones all with the same ``batch_first``, which then is that of the network.  An
+        Embedding can only be the first; after a Pool there are no steps, so that neither a recurrent part nor another
+        Pool can follow.
 
     Raises
     ------
@@ -57,6 +59,14 @@ class Sequential(Module):
                 raise TypeError(f"part {q} must be a layer or a network, got {type(part).__name__}")
         if not parts:
             raise ValueError("a network must have at least one part, got none")
+        pooled = None
+        for q, part in enumerate(parts):
+            if q and part._x_axes == 2:
+                raise ValueError(f"an Embedding takes integers, so that it must be the first part, got it as part {q}")
+            if pooled is not None and (part._needs_steps or part._recurrent):
+                raise ValueError(f"part {q} needs sequences, but part {pooled} (a Pool) leaves none")
+            if not part._keeps_steps:
+                pooled = q
         axes = {part.batch_first for part in parts} - {None}
         if len(axes) > 1:
             raise ValueError("batch_first must be the same for all parts, got both")
@@ -86,9 +96,12 @@ class Sequential(Module):
             raise ValueError(f"{name} must have {len(self._parts)} entries, one for each part, got {len(state)}")
         return tuple(state)
 
-    def _turn(self, part: Module, a: Any) -> Any:
-        """Between the network's axes and those of a part that takes (T, B, ...) only: a view."""
-        turned = self.batch_first and part.batch_first is None and getattr(a, "ndim", 0) == 3
+    def _turn(self, part: Module, a: Any, axes: int = 3) -> Any:
+        """Between the network's axes and those of a part that takes (T, B, ...) only: a view.
+
+        ``axes`` is how many there are where two of them are T and B.
+        """
+        turned = self.batch_first and part.batch_first is None and getattr(a, "ndim", 0) == axes
         return a.swapaxes(0, 1) if turned else a
 
     def __call__(
@@ -103,7 +116,7 @@ class Sequential(Module):
         state : tuple, optional
             An entry for each part; None stands for zeros.
         lengths, resets : array_like, optional
-            As for the recurrent layers; y past a sequence's end is 0.
+            As for the recurrent layers; y past a sequence's end is 0.  None of what follows a Pool sees them.
 
         Returns
         -------
@@ -119,8 +132,8 @@ class Sequential(Module):
         self._check_used(resets=resets)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
             cuts = {"resets": resets} if part._recurrent else {}
-            y, after = part(self._turn(part, x), given, lengths, **cuts)
-            x = self._turn(part, y)
+            y, after = part(self._turn(part, x, part._x_axes), given, lengths, **cuts)
+            x, lengths = self._turn(part, y), part._lengths_after(lengths)
             states.append(after)
         return x, tuple(states)
 
@@ -162,8 +175,8 @@ class Sequential(Module):
         self._check_used(resets=resets, checkpoint=checkpoint)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
             more = {"resets": resets, "checkpoint": checkpoint} if part._recurrent else {}
-            y, after, tape = part.forward(self._turn(part, x), given, lengths, rng=rng, **more)
-            x = self._turn(part, y)
+            y, after, tape = part.forward(self._turn(part, x, part._x_axes), given, lengths, rng=rng, **more)
+            x, lengths = self._turn(part, y), part._lengths_after(lengths)
             states.append(after)
             tapes.append(tape)
         return x, tuple(states), SequentialTape(self, tapes, x)
@@ -185,7 +198,7 @@ class Sequential(Module):
         Returns
         -------
         Gradients
-            ``x``, ``state`` (with an entry for each part), ``params``, ``flat``.
+            ``x`` (None where x is integers), ``state`` (with an entry for each part), ``params``, ``flat``.
 
         Raises
         ------
@@ -235,6 +248,23 @@ class Sequential(Module):
     @property
     def _recurrent(self) -> bool:  # type: ignore[override]
         return any(part._recurrent for part in self._parts)
+
+    @property
+    def _x_axes(self) -> int:  # type: ignore[override]
+        return self._parts[0]._x_axes
+
+    @property
+    def _needs_steps(self) -> bool:  # type: ignore[override]
+        return any(part._needs_steps or part._recurrent for part in self._parts)
+
+    @property
+    def _keeps_steps(self) -> bool:  # type: ignore[override]
+        return all(part._keeps_steps for part in self._parts)
+
+    def _lengths_after(self, lengths: Any) -> Any:
+        for part in self._parts:
+            lengths = part._lengths_after(lengths)
+        return lengths
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""Parts of a network without state: Linear, Dropout."""
+"""Parts of a network that work on each step by itself, without state: Linear, Dropout."""
 
 from __future__ import annotations
 
@@ -15,174 +15,18 @@ from ._cpu.dropout import MODULE
 from ._cpu.unit import draw_key, dropout
 from ._memory import require
 from ._params import Parameters
-from .module import Gradients, Module, Seed, Tape
+from .module import Seed
+from .stateless import Rows, Stateless, floats, inside
 
 Array = NDArray[Any]
 
 ACTIVATIONS = (None, "softmax", "sigmoid", "tanh", "relu")
 
 
-class Pointwise(Module):
-    """A part without state, which works on each step by itself.
-
-    x is (T, B, n), or of any shape (..., n) without ``lengths``.  With them, what lies past a sequence's end has no
-    influence, and y and dx there are 0.
-    """
-
-    # What a subclass does, on arrays (T, B, n) in which all that lies past the ends is 0.
-
-    def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
-        """(y, what the way back needs); rng is None for inference."""
-        raise NotImplementedError
-
-    def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
-        """dx; writes the gradients of the parameters."""
-        raise NotImplementedError
-
-    def _check_x(self, x: Any) -> Array:
-        """x, or an error."""
-        raise NotImplementedError
-
-    def _enter(self, x: Any, state: Any, lengths: Any) -> tuple[Array, Array | None]:
-        """x as (T, B, n), and which steps are inside their sequences."""
-        if state is not None:
-            raise ValueError(f"state must be None for {type(self).__name__}, got {type(state).__name__}")
-        x = self._check_x(x)
-        if lengths is None:
-            return (x if x.ndim == 3 else x.reshape(math.prod(x.shape[:-1]), 1, x.shape[-1])), None
-        if x.ndim != 3:
-            raise ValueError(f"lengths must be None unless x is (T, B, n), got x of shape {x.shape}")
-        inside = np.arange(x.shape[0])[:, None, None] < _check.lengths(lengths, x.shape[1], x.shape[0])[:, None]
-        return _only(x, inside), inside
-
-    def __call__(self, x: Array, state: None = None, lengths: Any = None) -> tuple[Array, None]:
-        """y for x, for inference.
-
-        Parameters
-        ----------
-        x : ndarray, shape (T, B, n), or (..., n) without ``lengths``
-        state : None
-            There is none: for the protocol of all parts.
-        lengths : array_like of int, shape (B,), optional
-            Steps of each sequence; y past them is 0.
-
-        Returns
-        -------
-        y : ndarray
-        state : None
-
-        Raises
-        ------
-        TypeError, ValueError
-            An argument is of the wrong kind, shape or dtype.
-        """
-        given, inside = self._enter(x, state, lengths)
-        y = _only(self._run(given, None)[0], inside)
-        return y.reshape(*np.shape(x)[:-1], y.shape[-1]), None
-
-    def forward(
-        self, x: Array, state: None = None, lengths: Any = None, *, rng: Seed = None
-    ) -> tuple[Array, None, PointwiseTape]:
-        """Run for training: applies dropout, and keeps what ``backward`` needs.
-
-        Parameters
-        ----------
-        x, state, lengths
-            As in a call; x must not be changed before ``backward``.
-        rng : numpy.random.Generator, seed or None
-            Where the key of the dropout comes from; None: the part's own generator.  Not touched without dropout.
-
-        Returns
-        -------
-        y : ndarray
-            Read-only, since the tape may refer to it.
-        state : None
-        tape : Tape
-            For one ``backward``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in a call.
-        """
-        given, inside = self._enter(x, state, lengths)
-        y, kept = self._run(given, self._generator(rng))
-        y.flags.writeable = False  # the tape may refer to it
-        y = _only(y, inside)
-        tape = PointwiseTape(self, np.shape(x), y.shape, inside, kept)
-        y.flags.writeable = False
-        return y.reshape(*np.shape(x)[:-1], y.shape[-1]), None, tape
-
-    def backward(self, tape: Tape, dy: Array | None = None, dstate: None = None, retain: bool = False) -> Gradients:
-        """Gradients for x and the parameters.
-
-        Parameters
-        ----------
-        tape : Tape
-            From ``forward`` of this part, with the parameters unchanged since.
-        dy : ndarray, shape of y, optional
-            Gradient of the loss for y; None stands for zero.  What lies past a sequence's end is ignored.
-        dstate : None
-        retain : bool
-            Leave the tape usable for another ``backward``.
-
-        Returns
-        -------
-        Gradients
-            ``x``, ``params``, ``flat``; ``state`` is None.
-
-        Raises
-        ------
-        RuntimeError
-            The tape has been used, or the parameters have changed since.
-        TypeError, ValueError
-            An argument is of the wrong kind, shape or dtype; the tape stays usable.
-        """
-        if not isinstance(tape, PointwiseTape):
-            raise TypeError(f"tape must come from forward of this part, got {type(tape).__name__}")
-        retain = _check.flag(retain, "retain")
-        with tape._lock:
-            return self._go_back(tape, dy, dstate, retain)
-
-    def _go_back(self, tape: PointwiseTape, dy: Array | None, dstate: None, retain: bool) -> Gradients:
-        tape._check(self)
-        self._check_dstate(tape, dstate)
-        shape = (*tape.x_shape[:-1], tape.y_shape[-1])
-        dy = np.zeros(shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
-        _check.shape(dy, "dy", shape)
-        flat = np.zeros(self._parameters.size, tape.dtype)
-        params = self._parameters.views_of(flat)
-        dx = _only(self._back(tape.kept, _only(dy.reshape(tape.y_shape), tape.inside), params), tape.inside)
-        if not retain:
-            tape._consume()
-        return Gradients(dx.reshape(tape.x_shape), None, params, flat)
-
-    def _check_dstate(self, tape: Any, dstate: Any) -> None:
-        if dstate is not None:
-            raise ValueError(f"dstate must be None for {type(self).__name__}, got {type(dstate).__name__}")
-
-
-def _only(a: Array, inside: Array | None) -> Array:
-    """a, with zeros outside."""
-    return a if inside is None else np.where(inside, a, a.dtype.type(0))
-
-
-class PointwiseTape(Tape):
-    """What ``forward`` of a part without state leaves for ``backward``."""
-
-    def __init__(
-        self, module: Module, x_shape: tuple[int, ...], y_shape: tuple[int, ...], inside: Array | None, kept: Any
-    ) -> None:
-        super().__init__(module)
-        self.x_shape, self.y_shape, self.inside, self.kept = x_shape, y_shape, inside, kept
-        self.dtype = kept[0].dtype
-
-    def _release(self) -> None:
-        del self.kept
-
-
-class Linear(Pointwise):
+class Linear(Stateless):
     """y = act(x W^T + b), on the last axis.
+
+    x is (T, B, in_features), or without ``lengths`` of any shape (..., in_features).
 
     Parameters
     ----------
@@ -242,23 +86,25 @@ class Linear(Pointwise):
             raise ValueError(f"x must have shape (..., {self.in_features}), got {x.shape}")
         return x
 
-    def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
-        require(
-            lambda: f"Linear for x of shape {x.shape}", self.dtype, y=x.size // self.in_features * self.out_features
-        )
-        y = x @ np.asarray(self.params["weight"]).T
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        y_size = x.size // self.in_features * self.out_features
+        require(lambda: f"Linear for x of shape {x.shape}", self.dtype, y=y_size)
+        steps = Rows(x, ends)
+        rows = steps.of(x)
+        y = product(rows, np.asarray(self.params["weight"]).T)
         if self.bias:
             y += np.asarray(self.params["bias"])
         if self.activation in ("sigmoid", "tanh"):
             y = activate(self.activation, y)
         elif self.activation == "relu":
-            y = np.maximum(y, 0)
+            np.maximum(y, 0, out=y)
         elif self.activation == "softmax":
             y = softmax(y)
-        return y, (x, y)
+        return steps.back(y), (steps, rows, y if self.activation else None)
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
-        x, y = kept
+        steps, x, y = kept
+        dy = steps.of(dy)
         if self.activation == "sigmoid":
             dy = dy * y * (1 - y)
         elif self.activation == "tanh":
@@ -267,11 +113,46 @@ class Linear(Pointwise):
             dy = np.where(y <= 0, dy.dtype.type(0), dy)
         elif self.activation == "softmax":
             dy = y * (dy - (dy * y).sum(-1, keepdims=True))
-        rows = dy.reshape(-1, self.out_features)
-        gradients["weight"][...] = rows.T @ x.reshape(-1, self.in_features)
+        product_of_columns(dy, x, gradients["weight"])
         if self.bias:
-            gradients["bias"][...] = rows.sum(0)
-        return dy @ np.asarray(self.params["weight"])
+            np.sum(dy, 0, out=gradients["bias"])
+        return steps.back(product(dy, np.asarray(self.params["weight"])))
+
+
+# OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
+# way of those of the recurrent layers: LSTM(32, 128) went back half as fast after a Linear(128, 60) on two cores.  So
+# products of small matrices with many rows are made in blocks that it leaves to one thread: up to 2 * 65536 * 4
+# multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all threads.
+
+
+def _block(numbers: int) -> int | None:
+    """How many rows make a block, where each takes so many multiplications; None: don't cut."""
+    rows = 2**19 // numbers
+    return rows if rows >= 32 else None
+
+
+def product(a: Array, b: Array) -> Array:
+    """A B, for A (N, n) with many rows."""
+    (rows, n), m = a.shape, b.shape[1]
+    block = _block(n * m)
+    if block is None or rows <= block:
+        return a @ b
+    y, whole = np.empty((rows, m), a.dtype), rows - rows % block
+    np.matmul(a[:whole].reshape(-1, block, n), b, out=y[:whole].reshape(-1, block, m))
+    np.matmul(a[whole:], b, out=y[whole:])
+    return y
+
+
+def product_of_columns(a: Array, b: Array, to: Array) -> None:
+    """A^T B, for A (N, m) and B (N, n) with many rows."""
+    rows, block = len(a), _block(a.shape[1] * b.shape[1])
+    if block is None or rows <= block:
+        np.matmul(a.T, b, out=to)
+        return
+    to.fill(0)
+    part = np.empty_like(to)
+    for at in range(0, rows, block):
+        to += np.matmul(a[at : at + block].T, b[at : at + block], out=part)
 
 
 def softmax(x: Array) -> Array:
@@ -281,8 +162,10 @@ def softmax(x: Array) -> Array:
     return y / y.sum(-1, keepdims=True)
 
 
-class Dropout(Pointwise):
+class Dropout(Stateless):
     """Drops each number with probability p in ``forward``, and divides the others by 1 - p; a call changes nothing.
+
+    x is (T, B, n), or without ``lengths`` of any shape (..., n).
 
     Parameters
     ----------
@@ -310,22 +193,29 @@ class Dropout(Pointwise):
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
-        if not isinstance(x, np.ndarray) or x.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-            raise TypeError(f"x must be a NumPy array of float32 or float64, got {got}")
+        x = floats(x)
         if x.ndim == 0:
             raise ValueError("x must have at least one dimension, got none")
-        return _check.array(x, "x", x.dtype)
+        return x
 
-    def _run(self, x: Array, rng: np.random.Generator | None) -> tuple[Array, Any]:
-        if rng is None or self.p == 0:
-            return x.copy(), (x[:0], None)
-        key = draw_key(rng)
-        return dropout(x, self.p, key, MODULE, 0, 1, 0), (x[:0], key)
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        key = None if rng is None or self.p == 0 else draw_key(rng)
+        kept = key, None if ends is None else ~inside(ends, len(x))
+        return self._drop(x, *kept), kept
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
-        key = kept[1]
-        return dy.copy() if key is None else dropout(dy, self.p, key, MODULE, 0, 1, 0)
+        return self._drop(dy, *kept)  # the very same
+
+    def _drop(self, a: Array, key: tuple[int, int] | None, outside: Array | None) -> Array:
+        """Of x or of dy, with zeros outside."""
+        if key is None:
+            result = a.copy()
+        else:
+            steps = a if a.ndim == 3 else a.reshape(math.prod(a.shape[:-1]), 1, a.shape[-1])
+            result = dropout(steps, self.p, key, MODULE, 0, 1, 0).reshape(a.shape)
+        if outside is not None:
+            result[outside] = 0
+        return result
 
     def _describe(self) -> list[str]:
         return [f"{self.p:g}"]

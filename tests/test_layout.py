@@ -23,7 +23,7 @@ FLOORS = [
     ["_cpu", "_cuda"],
     ["_engine"],
     ["_axes", "module", "initial"],
-    ["jit"],
+    ["jit", "stateless"],
     ["stream", "pointwise"],
     ["embedding", "normalise", "pool"],
     ["recurrent"],
@@ -52,7 +52,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__"],
+    "_loops": ["__init__", "scatter"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "bench": [
@@ -161,7 +161,8 @@ def test_public_names_are_documented():
         thing = getattr(nbrnn, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert inspect.getdoc(thing), name
-    for cls in (nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM, nbrnn.Linear, nbrnn.Dropout, nbrnn.Sequential):
+    parts = (nbrnn.Embedding, nbrnn.LayerNorm, nbrnn.Linear, nbrnn.Dropout, nbrnn.Pool)
+    for cls in (nbrnn.RNN, nbrnn.GRU, nbrnn.LSTM, nbrnn.Sequential, *parts):
         for name, method in inspect.getmembers(cls, callable):
             if not name.startswith("_") or name == "__call__":
                 assert inspect.getdoc(method), f"{cls.__name__}.{name}"
@@ -208,6 +209,9 @@ def test_signatures_are_the_public_face():
         nbrnn.stream.Stream.__call__: "(self, x, out=None)",
         nbrnn.stream.Stream.reset: "(self, mask=None)",
         nbrnn.Dropout: "(p=0.5, *, rng=None)",
+        nbrnn.Embedding: "(num_embeddings, embedding_dim, *, padding_idx=None, dtype=float32, rng=None)",
+        nbrnn.LayerNorm: "(dim, eps=1e-05, elementwise_affine=True, *, dtype=float32)",
+        nbrnn.Pool: "(mode)",
         nbrnn.Linear.__call__: "(self, x, state=None, lengths=None)",
         nbrnn.Sequential: "(*parts)",
         nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",

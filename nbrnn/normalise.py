@@ -1,0 +1,102 @@
+"""LayerNorm: each step's numbers, shifted and scaled to mean 0 and variance 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _check
+from ._params import Parameters
+from .stateless import Rows, Stateless
+
+Array = NDArray[Any]
+
+
+class LayerNorm(Stateless):
+    """y = (x - mean x) / sqrt(var x + eps) * weight + bias, on the last axis.
+
+    x is (T, B, dim), or without ``lengths`` of any shape (..., dim).  The variance is the mean of (x - mean x)^2.
+
+    Parameters
+    ----------
+    dim : int
+        Size of x and y, >= 1.
+    eps : float
+        > 0.
+    elementwise_affine : bool
+        Whether there are weight, 1 at first, and bias, 0 at first, both (dim,).
+    dtype : float32 or float64
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+
+    References
+    ----------
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", arXiv:1607.06450 (2016), equations 3 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> y, _ = nbrnn.LayerNorm(4)(np.arange(8, dtype=np.float32).reshape(2, 4))
+    >>> y.round(3).tolist()[0] == y.round(3).tolist()[1], bool(abs(y.mean(-1)).max() < 1e-6)
+    (True, True)
+    """
+
+    def __init__(
+        self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True, *, dtype: DTypeLike = np.float32
+    ) -> None:
+        super().__init__()
+        self.dim = _check.size(dim, "dim")
+        self.eps = _check.number(eps, "eps", above=0)
+        self.elementwise_affine = _check.flag(elementwise_affine, "elementwise_affine")
+        self.dtype = _check.float_dtype(dtype)
+        shapes = {"weight": (self.dim,), "bias": (self.dim,)} if self.elementwise_affine else {}
+        self._parameters = Parameters(shapes, self.dtype)
+        if self.elementwise_affine:
+            self.params["weight"] = np.ones(self.dim)
+        self._fix()
+
+    def _check_x(self, x: Any) -> Array:
+        x = _check.array(x, "x", self.dtype)
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must have shape (..., {self.dim}), got {x.shape}")
+        return x
+
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        steps = Rows(x, ends)
+        rows = steps.of(x)
+        z = rows - _mean(rows)
+        scale = 1 / np.sqrt(_mean_of_product(z, z) + self.dtype.type(self.eps))
+        z *= scale
+        y = z
+        if self.elementwise_affine:
+            y = z * np.asarray(self.params["weight"])
+            y += np.asarray(self.params["bias"])
+        return steps.back(y), (steps, z, scale)
+
+    def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
+        steps, z, scale = kept
+        dy = steps.of(dy)
+        if self.elementwise_affine:
+            np.einsum("ij,ij->j", dy, z, out=gradients["weight"])
+            np.sum(dy, 0, out=gradients["bias"])
+            dy = dy * np.asarray(self.params["weight"])
+        # dz without what would only shift all z, or scale them: that, x -> z takes away again.
+        dx = dy - _mean(dy)
+        dx -= z * _mean_of_product(dy, z)
+        dx *= scale
+        return steps.back(dx)
+
+
+def _mean(a: Array) -> Array:
+    return a.mean(-1, keepdims=True)
+
+
+def _mean_of_product(a: Array, b: Array) -> Array:
+    """Of each row, (N, 1)."""
+    return np.einsum("ij,ij->i", a, b)[:, None] / a.dtype.type(a.shape[-1])

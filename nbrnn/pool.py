@@ -1,0 +1,96 @@
+"""Pool: one vector of a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _check
+from .stateless import Stateless, floats, inside
+
+Array = NDArray[Any]
+
+
+class Pool(Stateless):
+    """The last step of each sequence, or the mean or the largest number of all its steps.
+
+    x is (T, B, n), and y (B, n): for a Linear, and a loss, without ``lengths``.  Unbatched, x is (T, n) and y (n,).  In
+    a network with ``batch_first`` x is (B, T, n), and y the same.  With ``lengths`` only a sequence's own steps count;
+    y of an empty sequence is 0.
+
+    The gradient of the largest number goes to the first step that has it.  NaN counts as larger than any number.
+
+    Parameters
+    ----------
+    mode : "last", "mean" or "max"
+
+    Raises
+    ------
+    TypeError, ValueError
+        mode is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np, nbrnn
+    >>> x = np.array([1.0, 5, 3]).reshape(3, 1, 1)
+    >>> [float(nbrnn.Pool(mode)(x, lengths=[3])[0][0, 0]) for mode in ("last", "mean", "max")]
+    [3.0, 3.0, 5.0]
+    >>> [float(nbrnn.Pool(mode)(x, lengths=[2])[0][0, 0]) for mode in ("last", "mean", "max")]
+    [5.0, 3.0, 5.0]
+    """
+
+    _needs_steps, _keeps_steps = True, False
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode: str = _check.choice(mode, "mode", ("last", "mean", "max"))
+        self._fix()
+
+    def _lengths_after(self, lengths: Any) -> None:
+        return None
+
+    def _check_x(self, x: Any) -> Array:
+        x = floats(x)
+        if x.ndim not in (2, 3):
+            raise ValueError(f"x must have shape (T, B, n), or (T, n) unbatched, got {x.shape}")
+        return x
+
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        x_shape, x = x.shape, x if x.ndim == 3 else x[:, None]
+        steps, batch, n = x.shape
+        if ends is None:
+            ends = np.full(batch, steps)
+        at: Array | None = None  # the step that is taken, for each number
+        if steps == 0:
+            y = np.zeros((batch, n), x.dtype)
+        elif self.mode == "mean":
+            y = np.add.reduce(x, 0, where=inside(ends, steps)[:, :, None])
+            y /= np.maximum(ends, 1).astype(x.dtype)[:, None]
+        else:
+            at = np.maximum(ends - 1, 0)[:, None] if self.mode == "last" else _largest(x, ends)
+            y = np.take_along_axis(x, at[None], 0)[0]
+            y[ends == 0] = 0
+        return y.reshape(*x_shape[1:]), (x_shape, ends, at)
+
+    def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
+        x_shape, ends, at = kept
+        steps, batch, n = x_shape[0], len(ends), x_shape[-1]
+        dy = np.where((ends > 0)[:, None], dy.reshape(batch, n), dy.dtype.type(0))
+        dx = np.zeros((steps, batch, n), dy.dtype)
+        if at is not None:
+            np.put_along_axis(dx, at[None], dy[None], 0)
+        else:
+            dy /= np.maximum(ends, 1).astype(dy.dtype)[:, None]
+            np.copyto(dx, dy, where=inside(ends, steps)[:, :, None])
+        return dx.reshape(x_shape)
+
+    def _describe(self) -> list[str]:
+        return [repr(self.mode)]
+
+
+def _largest(x: Array, ends: Array) -> Array:
+    """The first step with the largest number of each sequence, (B, n)."""
+    return np.where(inside(ends, len(x))[:, :, None], x, x.dtype.type(-np.inf)).argmax(0)

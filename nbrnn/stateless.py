@@ -1,0 +1,201 @@
+"""What the parts of a network without state share: calls, tapes, and what becomes of steps past a sequence's end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _check
+from .module import Gradients, Module, Seed, Tape
+
+Array = NDArray[Any]
+
+
+class Stateless(Module):
+    """A part without state.
+
+    With ``lengths``, what lies past a sequence's end has no influence, and y and dx there are 0.
+    """
+
+    # What a subclass does.  ``ends`` are the lengths (B,) as int64; None where every step of x counts.
+
+    def _check_x(self, x: Any) -> Array:
+        """x, or an error."""
+        raise NotImplementedError
+
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+        """(y, what the way back needs); rng is None for inference."""
+        raise NotImplementedError
+
+    def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array | None:
+        """dx; writes the gradients of the parameters."""
+        raise NotImplementedError
+
+    def _enter(self, x: Any, state: Any, lengths: Any) -> tuple[Array, Array | None]:
+        """x and the ends, checked."""
+        if state is not None:
+            raise ValueError(f"state must be None for {type(self).__name__}, got {type(state).__name__}")
+        x = self._check_x(x)
+        if lengths is None:
+            return x, None
+        if x.ndim != self._x_axes:
+            axes = "(T, B)" if self._x_axes == 2 else "(T, B, n)"
+            raise ValueError(f"lengths must be None unless x is {axes}, got x of shape {x.shape}")
+        ends = _check.lengths(lengths, x.shape[1], x.shape[0])
+        return x, None if (ends == x.shape[0]).all() else ends
+
+    def __call__(self, x: Array, state: None = None, lengths: Any = None) -> tuple[Array, None]:
+        """y for x, for inference.
+
+        Parameters
+        ----------
+        x : ndarray
+            As the part takes it; (T, B, ...) where there are ``lengths``.
+        state : None
+            There is none: for the protocol of all parts.
+        lengths : array_like of int, shape (B,), optional
+            Steps of each sequence, 0..T.  What lies past them has no influence, not even NaN; y there is 0.
+
+        Returns
+        -------
+        y : ndarray
+        state : None
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype.
+        """
+        return self._run(*self._enter(x, state, lengths), None)[0], None
+
+    def forward(
+        self, x: Array, state: None = None, lengths: Any = None, *, rng: Seed = None
+    ) -> tuple[Array, None, StatelessTape]:
+        """Run for training: applies dropout, and keeps what ``backward`` needs.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call; x must not be changed before ``backward``.
+        rng : numpy.random.Generator, seed or None
+            Where the key of the dropout comes from; None: the part's own generator.  Not touched without dropout.
+
+        Returns
+        -------
+        y : ndarray
+            Read-only, since the tape may refer to it.
+        state : None
+        tape : Tape
+            For one ``backward``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in a call.
+        """
+        y, kept = self._run(*self._enter(x, state, lengths), self._generator(rng))
+        # For good: a view of an array that itself is read-only can't be opened.
+        for array in (y, y.base):
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        return y.view(), None, StatelessTape(self, y, kept)
+
+    def backward(self, tape: Tape, dy: Array | None = None, dstate: None = None, retain: bool = False) -> Gradients:
+        """Gradients for x and the parameters.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``forward`` of this part, with the parameters unchanged since.
+        dy : ndarray, shape of y, optional
+            Gradient of the loss for y; None stands for zero.  What lies past a sequence's end is ignored.
+        dstate : None
+        retain : bool
+            Leave the tape usable for another ``backward``.
+
+        Returns
+        -------
+        Gradients
+            ``x`` (None where x is integers), ``params``, ``flat``; ``state`` is None.
+
+        Raises
+        ------
+        RuntimeError
+            The tape has been used, or the parameters have changed since.
+        TypeError, ValueError
+            An argument is of the wrong kind, shape or dtype; the tape stays usable.
+        """
+        if not isinstance(tape, StatelessTape):
+            raise TypeError(f"tape must come from forward of this part, got {type(tape).__name__}")
+        retain = _check.flag(retain, "retain")
+        with tape._lock:
+            tape._check(self)
+            self._check_dstate(tape, dstate)
+            dy = np.zeros(tape.y_shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
+            _check.shape(dy, "dy", tape.y_shape)
+            flat = np.zeros(self._parameters.size, tape.dtype)
+            params = self._parameters.views_of(flat)
+            dx = self._back(tape.kept, dy, params)
+            if not retain:
+                tape._consume()
+            return Gradients(dx, None, params, flat)
+
+    def _check_dstate(self, tape: Any, dstate: Any) -> None:
+        if dstate is not None:
+            raise ValueError(f"dstate must be None for {type(self).__name__}, got {type(dstate).__name__}")
+
+
+class StatelessTape(Tape):
+    """What ``forward`` of a part without state leaves for ``backward``."""
+
+    def __init__(self, module: Module, y: Array, kept: Any) -> None:
+        super().__init__(module)
+        self.y_shape, self.dtype, self.kept = y.shape, y.dtype, kept
+
+    def _release(self) -> None:
+        del self.kept
+
+
+def floats(x: Any) -> Array:
+    """x of float32 or float64, for parts that have no dtype of their own."""
+    if not isinstance(x, np.ndarray) or x.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(f"x must be a NumPy array of float32 or float64, got {got}")
+    return _check.array(x, "x", x.dtype)
+
+
+def inside(ends: Array, steps: int) -> Array:
+    """Which steps lie in their sequences: (T, B)."""
+    return np.arange(steps)[:, None] < ends
+
+
+class Rows:
+    """The steps of a batch that count, as rows of a matrix: for parts that work on each step by itself.
+
+    Where all count nothing is copied, be it (T, B, n) in memory or (B, T, n) that is seen as (T, B, n).
+    """
+
+    def __init__(self, x: Array, ends: Array | None) -> None:
+        self.shape = x.shape[:-1]
+        self.inside = None if ends is None else inside(ends, len(x))
+        self.batch_first = x.ndim == 3 and not x.flags.c_contiguous and x.swapaxes(0, 1).flags.c_contiguous
+
+    def of(self, a: Array) -> Array:
+        """(N, n) of (..., n)."""
+        if self.inside is not None:
+            return a[self.inside]
+        return (a.swapaxes(0, 1) if self.batch_first else a).reshape(-1, a.shape[-1])
+
+    def back(self, rows: Array) -> Array:
+        """(..., n) of (N, n): 0 where nothing counts."""
+        n = rows.shape[-1]
+        if self.inside is not None:
+            a = np.zeros((*self.shape, n), rows.dtype)
+            a[self.inside] = rows
+            return a
+        if self.batch_first:
+            return rows.reshape(*self.shape[::-1], n).swapaxes(0, 1)
+        return rows.reshape(*self.shape, n)
