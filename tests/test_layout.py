@@ -217,6 +217,9 @@ def test_signatures_are_the_public_face():
         nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
+        nbrnn.save: "(net, path)",
+        nbrnn.load: "(path, *, classes=None)",
+        nbrnn.from_torch: ("(module_or_state_dict, *, prefix=None, nonlinearity=None, batch_first=None, dropout=None)"),
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)",
     }
