@@ -102,6 +102,7 @@ LSTM = dict(nbrnn.LSTM(2, 3, proj_size=2).params)
         (ValueError, "batch_first must be None for GRUCell,", dict(nbrnn.GRUCell(2, 3).params), {"batch_first": True}),
         (ValueError, "dropout must be", changed(), {"dropout": 2}),
         (TypeError, "module_or_state_dict must be a module of torch.nn or a mapping of names to tensors, got list", [], {}),
+        (TypeError, "must be a module of torch.nn or a mapping of names to tensors, got Adam", nbrnn.optim.Adam(nbrnn.GRU(2, 3)), {}),
     ],
 )  # fmt: skip
 def test_what_is_not_a_stack_is_refused(error, text, mapping, options):
@@ -135,22 +136,19 @@ def compare(torch, module, net, *shape, dtype="float32", ours=lambda made: made,
         assert_close(a, b, dtype, len(x), type(module).__name__)
 
 
+OPTIONS = [
+    {}, {"num_layers": 3, "bidirectional": True}, {"bias": False, "batch_first": True},
+    {"bidirectional": True, "bias": False}, {"num_layers": 2, "dropout": 0.3},
+]  # fmt: skip
+MODULES = [(kind, options) for kind in ("RNN", "GRU", "LSTM") for options in OPTIONS]
+MODULES += [("RNN", {"nonlinearity": "relu", "num_layers": 2})]
+MODULES += [("LSTM", {"proj_size": 2}), ("LSTM", {"proj_size": 3, "num_layers": 2, "bidirectional": True})]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
-@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"num_layers": 3, "bidirectional": True}, {"bias": False, "batch_first": True}, {"bidirectional": True, "bias": False},
-     {"num_layers": 2, "dropout": 0.3}, {"relu": True, "num_layers": 2}, {"proj_size": 2, "num_layers": 2, "bidirectional": True}],
-)  # fmt: skip
-def test_recurrent_modules(torch, kind, dtype, options):
-    options = dict(options)
-    if options.pop("relu", False):
-        if kind != "RNN":
-            return
-        options["nonlinearity"] = "relu"
-    if "proj_size" in options and kind != "LSTM":
-        return
+@pytest.mark.parametrize("kind, options", MODULES)
+def test_recurrent_modules(torch, kind, options, dtype):
     module = getattr(torch.nn, kind)(3, 5, dtype=getattr(torch, dtype), **options)
     net = nbrnn.from_torch(module)
     assert type(net) is getattr(nbrnn, kind)
@@ -246,6 +244,7 @@ def test_modules_keep_nothing_of_torch(torch):
     [
         (TypeError, "torch.nn.modules.conv.Conv1d has no counterpart", lambda nn: nn.Conv1d(2, 3, 1)),
         (TypeError, "torch.nn.modules.conv.Conv1d has no counterpart", lambda nn: nn.Sequential(nn.Conv1d(2, 3, 1))),
+        (TypeError, "batchnorm.BatchNorm1d has no counterpart", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))),
         (TypeError, "Mine has no counterpart", lambda nn: type("Mine", (nn.GRU,), {})(2, 3)),
         (TypeError, "Tanh has no counterpart by itself", lambda nn: nn.Tanh()),
         (TypeError, "Tanh has no counterpart by itself", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Tanh())),

@@ -92,7 +92,7 @@ def from_torch(
         return _from_names(module_or_state_dict, prefix, given)
     if prefix is not None:
         given["prefix"] = prefix
-    if not hasattr(module_or_state_dict, "state_dict"):
+    if not any(cls.__module__ == "torch.nn.modules.module" for cls in type(module_or_state_dict).__mro__):
         kind = type(module_or_state_dict).__name__
         raise TypeError(
             f"module_or_state_dict must be a module of torch.nn or a mapping of names to tensors, got {kind}"
@@ -117,9 +117,9 @@ def _refuse_ties(module: Any) -> None:
 
 
 def _dtype_of(module: Any) -> np.dtype[Any]:
-    """Of all its tensors; torch's default where it has none."""
-    tensors = {name: _array(name, tensor) for name, tensor in module.state_dict().items()}
-    return _dtype(tensors) if tensors else np.dtype(np.float32)
+    """Of all its tensors that can be used; torch's default where it has none.  (Of others, their modules will tell.)"""
+    dtypes = {_kind(tensor) for tensor in module.state_dict().values()} & {"float32", "float64"}
+    return _one(dtypes or {"float32"})
 
 
 def _from_module(module: Any, dtype: np.dtype[Any]) -> Any:
@@ -272,7 +272,7 @@ def _matrix(tensors: Mapping[str, Array], name: str, place: str) -> tuple[int, i
 
 def _array(name: str, tensor: Any) -> Array:
     """A tensor, or an array, of float32 or float64."""
-    kind = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+    kind = _kind(tensor)
     if kind in ("float16", "bfloat16"):
         raise TypeError(f"tensor {name} must be float32 or float64, got {kind}: convert it, as by .to(torch.float32)")
     if kind not in ("float32", "float64", ">f4", ">f8", "<f4", "<f8"):
@@ -280,9 +280,17 @@ def _array(name: str, tensor: Any) -> Array:
     return np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
 
 
+def _kind(tensor: Any) -> str:
+    """Name of its dtype, or of its class."""
+    return str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+
+
 def _dtype(tensors: Mapping[str, Array]) -> np.dtype[Any]:
     """The one of all."""
-    dtypes = {a.dtype.name for a in tensors.values()}
+    return _one({a.dtype.name for a in tensors.values()})
+
+
+def _one(dtypes: set[str]) -> np.dtype[Any]:
     if len(dtypes) != 1:
         raise ValueError(f"all tensors must be of one dtype, got {', '.join(sorted(dtypes))}")
     return np.dtype(dtypes.pop())
