@@ -81,13 +81,15 @@ def networks(draw, I=3, depth=2):
     def sequential(size, depth):
         parts = []
         for _ in range(draw(st.integers(1, 3))):
-            kind = draw(st.sampled_from(["recurrent", "linear", "dropout", "sequential"]))
+            kind = draw(st.sampled_from(["recurrent", "linear", "norm", "dropout", "sequential"]))
             if kind == "sequential" and depth:
                 part, size = sequential(size, depth - 1)
             elif kind == "recurrent":
                 part, size = draw(recurrent(size, dtype, batch_first))
             elif kind == "linear":
                 part, size = draw(linear(size, dtype))
+            elif kind == "norm":
+                part = nbrnn.LayerNorm(size, draw(st.sampled_from([1e-5, 0.1])), draw(st.booleans()), dtype=dtype)
             else:
                 part = nbrnn.Dropout(draw(st.sampled_from([0.0, 0.1, 1 / 3])))
             parts.append(part)
@@ -117,6 +119,15 @@ def test_cells_come_back(folder, make, dtype):
     loaded = again(cell, folder)
     assert_same(cell, loaded)
     assert_same_results(cell, loaded, np.ones((2, 3), dtype))
+
+
+@pytest.mark.parametrize("mode", ["last", "mean", "max"])
+def test_parts_for_symbols_and_whole_sequences_come_back(folder, mode):
+    net = nbrnn.Sequential(nbrnn.Embedding(5, 3, padding_idx=-1, rng=0), nbrnn.GRU(3, 4, rng=1), nbrnn.Pool(mode))
+    loaded = again(net, folder)
+    assert_same(net, loaded)
+    assert loaded[0].padding_idx == 4
+    assert_same_results(net, loaded, np.arange(10).reshape(5, 2) % 5, lengths=[5, 2])
 
 
 def test_unusual_parameters_come_back(folder):

@@ -102,6 +102,7 @@ LSTM = dict(nbrnn.LSTM(2, 3, proj_size=2).params)
         (ValueError, "batch_first must be None for GRUCell,", dict(nbrnn.GRUCell(2, 3).params), {"batch_first": True}),
         (ValueError, "dropout must be", changed(), {"dropout": 2}),
         (TypeError, "module_or_state_dict must be a module of torch.nn or a mapping of names to tensors, got list", [], {}),
+        (TypeError, "must be a module of torch.nn or a mapping of names to tensors, got Adam", nbrnn.optim.Adam(nbrnn.GRU(2, 3)), {}),
     ],
 )  # fmt: skip
 def test_what_is_not_a_stack_is_refused(error, text, mapping, options):
@@ -135,22 +136,19 @@ def compare(torch, module, net, *shape, dtype="float32", ours=lambda made: made,
         assert_close(a, b, dtype, len(x), type(module).__name__)
 
 
+OPTIONS = [
+    {}, {"num_layers": 3, "bidirectional": True}, {"bias": False, "batch_first": True},
+    {"bidirectional": True, "bias": False}, {"num_layers": 2, "dropout": 0.3},
+]  # fmt: skip
+MODULES = [(kind, options) for kind in ("RNN", "GRU", "LSTM") for options in OPTIONS]
+MODULES += [("RNN", {"nonlinearity": "relu", "num_layers": 2})]
+MODULES += [("LSTM", {"proj_size": 2}), ("LSTM", {"proj_size": 3, "num_layers": 2, "bidirectional": True})]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
-@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"num_layers": 3, "bidirectional": True}, {"bias": False, "batch_first": True}, {"bidirectional": True, "bias": False},
-     {"num_layers": 2, "dropout": 0.3}, {"relu": True, "num_layers": 2}, {"proj_size": 2, "num_layers": 2, "bidirectional": True}],
-)  # fmt: skip
-def test_recurrent_modules(torch, kind, dtype, options):
-    options = dict(options)
-    if options.pop("relu", False):
-        if kind != "RNN":
-            return
-        options["nonlinearity"] = "relu"
-    if "proj_size" in options and kind != "LSTM":
-        return
+@pytest.mark.parametrize("kind, options", MODULES)
+def test_recurrent_modules(torch, kind, options, dtype):
     module = getattr(torch.nn, kind)(3, 5, dtype=getattr(torch, dtype), **options)
     net = nbrnn.from_torch(module)
     assert type(net) is getattr(nbrnn, kind)
@@ -189,6 +187,29 @@ def test_linear_and_its_activations(torch, bias):
         compare(torch, module, net, 6, 2, 3, ours=first)
 
 
+@pytest.mark.parametrize("padding", [None, 0, -1])
+def test_embedding(torch, padding):
+    module = torch.nn.Embedding(5, 3, padding_idx=padding)
+    net = nbrnn.from_torch(module)
+    assert net.padding_idx == module.padding_idx
+    compare(torch, module, net, x=np.arange(5)[:, None], ours=first)
+    module = torch.nn.Sequential(module, torch.nn.Linear(3, 2))
+    compare(torch, module, nbrnn.from_torch(module), x=np.arange(5)[:, None], ours=first)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_layer_norm(torch, affine, dtype):
+    nn, to = torch.nn, getattr(torch, dtype)
+    module = nn.Sequential(nn.Linear(3, 4, dtype=to), nn.LayerNorm(4, eps=1e-3, elementwise_affine=affine, dtype=to))
+    with torch.no_grad():
+        for parameter in module[1].parameters():
+            parameter.normal_()
+    net = nbrnn.from_torch(module)
+    assert (net[1].eps, net[1].elementwise_affine) == (1e-3, affine)
+    compare(torch, module, net, 6, 2, 3, dtype=dtype, ours=first)
+
+
 class First(collections.namedtuple("First", "module")):
     """A torch network whose recurrent layers give y only: what nbrnn's Sequential does with one of torch's."""
 
@@ -223,6 +244,7 @@ def test_modules_keep_nothing_of_torch(torch):
     [
         (TypeError, "torch.nn.modules.conv.Conv1d has no counterpart", lambda nn: nn.Conv1d(2, 3, 1)),
         (TypeError, "torch.nn.modules.conv.Conv1d has no counterpart", lambda nn: nn.Sequential(nn.Conv1d(2, 3, 1))),
+        (TypeError, "batchnorm.BatchNorm1d has no counterpart", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))),
         (TypeError, "Mine has no counterpart", lambda nn: type("Mine", (nn.GRU,), {})(2, 3)),
         (TypeError, "Tanh has no counterpart by itself", lambda nn: nn.Tanh()),
         (TypeError, "Tanh has no counterpart by itself", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Tanh())),
@@ -231,10 +253,11 @@ def test_modules_keep_nothing_of_torch(torch):
         (ValueError, "max_norm of Embedding must be None, got 1.0", lambda nn: nn.Embedding(3, 2, max_norm=1.0)),
         (ValueError, "scale_grad_by_freq of Embedding must be False", lambda nn: nn.Embedding(3, 2, scale_grad_by_freq=True)),
         (ValueError, "normalized_shape of LayerNorm must be one axis", lambda nn: nn.LayerNorm((2, 3))),
+        (ValueError, "LayerNorm must have a bias beside its weight", lambda nn: nn.LayerNorm(2, bias=False)),
         (TypeError, "tensor weight must be float32 or float64, got float16: convert it", lambda nn: nn.Linear(2, 3).half()),
         (TypeError, "tensor weight_ih_l0 must be float32 or float64, got bfloat16: convert it", lambda nn: nn.GRU(2, 3).bfloat16()),
         (TypeError, "tensor weight_ih_l0 must be float32 or float64, got bfloat16", lambda nn: nn.GRU(2, 3).bfloat16().state_dict()),
-        (ValueError, "all parts must have one dtype", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2).double())),
+        (ValueError, "all tensors must be of one dtype, got float32, float64", lambda nn: nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2).double())),
         (ValueError, "tensors missing: weight", lambda nn: nn.utils.weight_norm(nn.Linear(2, 3))),
         (TypeError, "ParametrizedLinear has no counterpart", lambda nn: nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))),
     ],

@@ -111,9 +111,9 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     _safetensors()
     # Not mapped into memory: a file that another process cuts would crash this one.
     with open(name, "rb") as file:
-        start = file.read(9)
-        _header(start, os.fstat(file.fileno()).st_size, name)  # whatever is in front of us, it may be huge
-        return parse(start + file.read(), name)
+        _header(file.read(9), os.fstat(file.fileno()).st_size, name)  # first: it may be anything, and huge
+        file.seek(0)
+        return parse(file.read(), name)
 
 
 def parse(data: bytes, name: str) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import cells, layers
+from ..embedding import Embedding
 from ..networks import Sequential
+from ..normalise import LayerNorm
 from ..pointwise import Dropout, Linear
-from .network import fill, public
+from .network import fill
 
 Array = NDArray[Any]
 
@@ -90,14 +92,14 @@ def from_torch(
         return _from_names(module_or_state_dict, prefix, given)
     if prefix is not None:
         given["prefix"] = prefix
-    if not hasattr(module_or_state_dict, "state_dict"):
+    if not any(cls.__module__ == "torch.nn.modules.module" for cls in type(module_or_state_dict).__mro__):
         kind = type(module_or_state_dict).__name__
         raise TypeError(
             f"module_or_state_dict must be a module of torch.nn or a mapping of names to tensors, got {kind}"
         )
     if given:
         raise ValueError(f"{', '.join(given)} must be None for a module, which tells by itself")
-    net = _from_module(module_or_state_dict)
+    net = _from_module(module_or_state_dict, _dtype_of(module_or_state_dict))
     _refuse_ties(module_or_state_dict)
     return net
 
@@ -114,7 +116,13 @@ def _refuse_ties(module: Any) -> None:
         places[tensor.data_ptr()] = name
 
 
-def _from_module(module: Any) -> Any:
+def _dtype_of(module: Any) -> np.dtype[Any]:
+    """Of all its tensors that can be used; torch's default where it has none.  (Of others, their modules will tell.)"""
+    dtypes = {_kind(tensor) for tensor in module.state_dict().values()} & {"float32", "float64"}
+    return _one(dtypes or {"float32"})
+
+
+def _from_module(module: Any, dtype: np.dtype[Any]) -> Any:
     name = type(module).__name__
     if _activation(module) is not None:
         raise TypeError(f"{name} has no counterpart by itself: it must follow a Linear in a Sequential")
@@ -123,62 +131,62 @@ def _from_module(module: Any) -> Any:
             f"{type(module).__module__}.{name} has no counterpart: give one of torch.nn's {', '.join(CONVERTERS)}, or "
             "the state_dict() of a recurrent one"
         )
-    return CONVERTERS[name](module)
+    return CONVERTERS[name](module, dtype)
 
 
-def _filled(make: Callable[..., Any], module: Any, names: tuple[str, ...], **more: Any) -> Any:
-    """The class or function called with those attributes of the module, with the module's parameters."""
-    tensors = {name: _array(name, tensor) for name, tensor in module.state_dict().items()}
-    net = make(**{name: getattr(module, name) for name in names}, dtype=_dtype(tensors), **more)
-    fill(net, tensors)
+def _filled(make: Callable[..., Any], module: Any, *names: str, **more: Any) -> Any:
+    """The class called with those attributes of the module, with the module's parameters."""
+    net = make(**{name: getattr(module, name) for name in names}, **more)
+    fill(net, {name: _array(name, tensor) for name, tensor in module.state_dict().items()})
     return net
 
 
-def _recurrent(module: Any) -> Any:
+def _recurrent(module: Any, dtype: np.dtype[Any]) -> Any:
     more = {"RNN": ("nonlinearity",), "LSTM": ("proj_size",)}.get(type(module).__name__, ())
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", *more)
-    return _filled(getattr(layers, type(module).__name__), module, names)
+    return _filled(getattr(layers, type(module).__name__), module, *names, dtype=dtype)
 
 
-def _cell(module: Any) -> Any:
+def _cell(module: Any, dtype: np.dtype[Any]) -> Any:
     names = ("input_size", "hidden_size", "bias") + ("nonlinearity",) * (type(module).__name__ == "RNNCell")
-    return _filled(getattr(cells, type(module).__name__), module, names)
+    return _filled(getattr(cells, type(module).__name__), module, *names, dtype=dtype)
 
 
-def _linear(module: Any, activation: str | None = None) -> Any:
-    return _filled(Linear, module, ("in_features", "out_features"), bias=module.bias is not None, activation=activation)
+def _linear(module: Any, dtype: np.dtype[Any], activation: str | None = None) -> Any:
+    more = {"bias": module.bias is not None, "activation": activation, "dtype": dtype}
+    return _filled(Linear, module, "in_features", "out_features", **more)
 
 
-def _embedding(module: Any) -> Any:
+def _embedding(module: Any, dtype: np.dtype[Any]) -> Any:
     for name, plain in (("max_norm", None), ("scale_grad_by_freq", False)):
         if getattr(module, name) != plain:
             raise ValueError(
                 f"{name} of Embedding must be {plain}, got {getattr(module, name)!r}: it has no counterpart"
             )
-    return _filled(public()["Embedding"], module, ("num_embeddings", "embedding_dim", "padding_idx"))
+    return _filled(Embedding, module, "num_embeddings", "embedding_dim", "padding_idx", dtype=dtype)
 
 
-def _layer_norm(module: Any) -> Any:
+def _layer_norm(module: Any, dtype: np.dtype[Any]) -> Any:
     if len(module.normalized_shape) != 1:
         raise ValueError(f"normalized_shape of LayerNorm must be one axis, got {tuple(module.normalized_shape)}")
-    if module.weight is None or module.bias is None:
-        raise ValueError("LayerNorm must have weight and bias, got one without")
-    return _filled(public()["LayerNorm"], module, ("eps",), dim=module.normalized_shape[0])
+    if (module.weight is None) != (module.bias is None):
+        raise ValueError("LayerNorm must have a bias beside its weight, got none")
+    return _filled(LayerNorm, module, "eps", "elementwise_affine", dim=module.normalized_shape[0], dtype=dtype)
 
 
-def _dropout(module: Any) -> Any:
+def _dropout(module: Any, dtype: np.dtype[Any]) -> Any:
     return Dropout(module.p)
 
 
-def _sequential(module: Any) -> Any:
+def _sequential(module: Any, dtype: np.dtype[Any]) -> Any:
     parts: list[Any] = []
     before = None
     for part in module:
         activation = _activation(part)
         if activation is not None and type(before).__name__ == "Linear":
-            parts[-1] = _linear(before, activation)
+            parts[-1] = _linear(before, dtype, activation)
         else:
-            parts.append(_from_module(part))
+            parts.append(_from_module(part, dtype))
         before = part
     return Sequential(*parts)
 
@@ -264,7 +272,7 @@ def _matrix(tensors: Mapping[str, Array], name: str, place: str) -> tuple[int, i
 
 def _array(name: str, tensor: Any) -> Array:
     """A tensor, or an array, of float32 or float64."""
-    kind = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+    kind = _kind(tensor)
     if kind in ("float16", "bfloat16"):
         raise TypeError(f"tensor {name} must be float32 or float64, got {kind}: convert it, as by .to(torch.float32)")
     if kind not in ("float32", "float64", ">f4", ">f8", "<f4", "<f8"):
@@ -272,9 +280,17 @@ def _array(name: str, tensor: Any) -> Array:
     return np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
 
 
+def _kind(tensor: Any) -> str:
+    """Name of its dtype, or of its class."""
+    return str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+
+
 def _dtype(tensors: Mapping[str, Array]) -> np.dtype[Any]:
     """The one of all."""
-    dtypes = {a.dtype.name for a in tensors.values()}
+    return _one({a.dtype.name for a in tensors.values()})
+
+
+def _one(dtypes: set[str]) -> np.dtype[Any]:
     if len(dtypes) != 1:
         raise ValueError(f"all tensors must be of one dtype, got {', '.join(sorted(dtypes))}")
     return np.dtype(dtypes.pop())
