@@ -120,7 +120,7 @@ class Linear(Stateless):
 
 
 # OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
-# way of those of the recurrent layers: on two busy cores a step of training LSTM(32, 128) and Linear(128, 60) took twice
+# way of those of the recurrent layers: on two busy cores a step of LSTM(32, 128) and Linear(128, 60) took twice
 # as long.  So products of small matrices with many rows are made in blocks that it leaves to one thread: less than
 # 2 * 65536 * 4 multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all
 # threads: the recurrent layers before them take long, too.
