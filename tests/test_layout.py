@@ -54,7 +54,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__", "beam", "ctc", "elementwise", "scatter", "softmax", "update"],
+    "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
