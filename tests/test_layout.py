@@ -169,7 +169,9 @@ def test_public_names_are_documented():
 
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]:
+    of_modules = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
+    of_modules += ["losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]
+    for name in [*nbrnn.__all__, *of_modules]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -210,6 +212,9 @@ def test_signatures_are_the_public_face():
         nbrnn.Dropout: "(p=0.5, *, rng=None)",
         nbrnn.Linear.__call__: "(self, x, state=None, lengths=None)",
         nbrnn.Sequential: "(*parts)",
+        nbrnn.diagnostics.gradient_flow: "(net, x, target=None, loss=None, *, dy=None, lengths=None, state=None)",
+        nbrnn.diagnostics.jacobian_spectrum: "(layer, x, state=None, *, of='h', steps=None)",
+        nbrnn.diagnostics.plot: "(result, ax=None, **options)",
         nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",
