@@ -185,6 +185,9 @@ DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
 def public():
     """(name, function, its documentation) of all that users call."""
     for name in [*nbrnn.__all__, *LOSSES, *DECODERS, *OPTIM, "stream.Stream"]:
+    of_modules = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
+    of_modules += ["losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]
+    for name in [*nbrnn.__all__, *of_modules]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -228,6 +231,9 @@ def test_signatures_are_the_public_face():
         nbrnn.Pool: "(mode)",
         nbrnn.Linear.__call__: "(self, x, state=None, lengths=None)",
         nbrnn.Sequential: "(*parts)",
+        nbrnn.diagnostics.gradient_flow: "(net, x, target=None, loss=None, *, dy=None, lengths=None, state=None)",
+        nbrnn.diagnostics.jacobian_spectrum: "(layer, x, state=None, *, of='h', steps=None)",
+        nbrnn.diagnostics.plot: "(result, ax=None, **options)",
         nbrnn.Sequential.backward: "(self, tape, dy=None, dstate=None, retain=False)",
         nbrnn.clip_grad_norm: "(grads, max_norm)",
         nbrnn.generate: "(net, prompt, n, temperature=1.0, top_k=None, rng=None)",

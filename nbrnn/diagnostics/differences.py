@@ -149,7 +149,7 @@ def gradcheck(
     random = generator(rng)
     _, after = net(x, state, lengths)  # says what is wrong with the arguments
     net, seed = in_double(net), int(random.integers(2**62))
-    x = np.array(x, np.float64 if np.asarray(x).dtype.kind == "f" else None)
+    x = _double(np.asarray(x))
     state = _each(_double, _each(np.zeros_like, after) if state is None else state)
 
     y, after, tape = net.forward(x, state, lengths, rng=seed)
@@ -258,8 +258,8 @@ def _each(f: Callable[[Array], Any], tree: Any) -> Any:
 
 
 def _double(a: Array) -> Array:
-    """A copy in float64, if it is of floats."""
-    return np.array(a, np.float64 if a.dtype.kind == "f" else None)
+    """A contiguous copy, in float64 if it is of floats."""
+    return np.array(a, np.float64 if a.dtype.kind == "f" else None, order="C")
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Array]]:

@@ -99,13 +99,12 @@ def _spectrum(spectrum: JacobianSpectrum, ax: Any, label: str | None = None, **o
     what = "dh_T/dh_t" if spectrum.of == "h" else "d(state)_T/d(state)_t"
     values = np.where(np.isfinite(spectrum.log10), spectrum.log10, np.nan)
     count = values.shape[1]
-    color = options.pop("color", None) or ax._get_lines.get_next_color()
-    ax.plot(spectrum.t, values[:, 1:], **({"color": color, "lw": 0.7, "alpha": 0.35} | options))
-    largest = _named(label, "largest" if count > 1 else "")
-    ax.plot(spectrum.t, values[:, 0], **({"color": color, "lw": 2.0, "label": largest} | options))
+    largest = {"lw": 2.0, "zorder": 3, "label": _named(label, "largest" if count > 1 else "")}
+    (line,) = ax.plot(spectrum.t, values[:, 0], **(largest | options))
     if count > 2:
-        median = {"color": color, "lw": 1.5, "ls": "--", "label": _named(label, "median")}
+        median = {"color": line.get_color(), "lw": 1.5, "ls": "--", "zorder": 3, "label": _named(label, "median")}
         ax.plot(spectrum.t, values[:, count // 2], **(median | options))
+    ax.plot(spectrum.t, values[:, 1:], **({"color": line.get_color(), "lw": 0.7, "alpha": 0.35} | options))
     ax.axhline(0, color="0.5", lw=0.8, zorder=0)
     ax.yaxis.set_major_formatter(_power_of_ten)
     ax.set(

@@ -166,10 +166,10 @@ def jacobian_spectrum(
     Q, P = np.eye(N)[:, :seen], (np.zeros(seen), np.eye(seen))
     rows = [np.zeros(seen)]
     for jacobian in _jacobians(layer, call.x[total - count + 1 :, 0], before[total - count + 1 :]):
-        Q, R = _factors(jacobian.T @ Q)
+        Q, R = _factors(jacobian.T @ Q, float(np.linalg.norm(jacobian)))
         P = _multiply(R, *P)
         # Of (h, c) only h: these rows of Q.
-        found = _singular(*(P if seen == N else _multiply(_factors(Q[:seen])[1], *P)))
+        found = _singular(*(P if seen == N else _multiply(_factors(Q[:seen], 1.0)[1], *P)))
         rows.append(np.append(found, np.full(seen - len(found), -np.inf)))
     log10 = np.array(rows[::-1]) / np.log(10)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -211,20 +211,21 @@ def _jacobians(layer: Recurrent, x: Array, before: list[tuple[Array, Array]]) ->
             yield jacobian
 
 
-def _factors(M: Array) -> tuple[Array, Array]:
+def _factors(M: Array, size: float) -> tuple[Array, Array]:
     """M = Q R, Q of orthonormal columns, R in echelon form.
 
     No columns change places, as in a QR factorisation with pivoting: they are in the order in which what they multiply
-    falls off.  But one that depends on those before it, but for rounding, gives no column of Q.
+    falls off.  But where M, which has errors of rounding of numbers of that size, isn't of full rank, a column that
+    depends on those before it gives none of Q.
     """
     independent = np.arange(M.shape[1])
-    rounding = len(M) * np.finfo(M.dtype).eps * np.sqrt(np.square(M).sum(0))
-    while True:
+    Q, R = np.linalg.qr(M)
+    if np.abs(np.diag(R)).min(initial=np.inf) > 1e-8 * size:
+        return Q, R
+    rank = np.sum(np.linalg.svd(M, compute_uv=False) > len(M) * np.finfo(M.dtype).eps * size)
+    while len(independent) > rank:
+        independent = np.delete(independent, np.argmin(np.abs(np.diag(R))))
         Q, R = np.linalg.qr(M[:, independent])
-        depends = np.abs(np.diag(R)) <= rounding[independent]
-        if not depends.any():
-            break
-        independent = np.delete(independent, np.argmax(depends))
     R = Q.T @ M
     R[np.arange(M.shape[1]) < independent[:, None]] = 0
     return Q, R
