@@ -78,7 +78,7 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
             best = max(best, log_p[c])
         for i in range(count):
             place[node[i]] = i
-        found = np.int64(0)
+        found: Any = np.int64(0)
         for i in range(count):
             v = node[i]
             stay_blank[i], stay_label[i] = both[i] + log_p[blank], -math.inf
