@@ -58,6 +58,7 @@ def _offer(score, entry, symbol, scores, entries, symbols, count):
 def _search(y, top, log_sum, b, n, beam, blank, out):
     """(number of labels, written to ``out``; their log probability) of one sequence."""
     C = y.shape[2]
+    none = np.int64(NONE)  # not a literal, for which `_offer` would be compiled once more
     # The tree: node 0 is the empty prefix; children of a node are a list by way of their siblings.
     tree = np.full((5, 1 + n * beam), NONE)
     parent, last, child, sibling, place = tree[0], tree[1], tree[2], tree[3], tree[4]
@@ -77,7 +78,7 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
             best = max(best, log_p[c])
         for i in range(count):
             place[node[i]] = i
-        found = 0
+        found: Any = np.int64(0)
         for i in range(count):
             v = node[i]
             stay_blank[i], stay_label[i] = both[i] + log_p[blank], -math.inf
@@ -89,7 +90,7 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
                 stay_label[i] = again + log_p[last[v]]
             score = _log_sum(stay_blank[i], stay_label[i])
             if score > -math.inf:
-                found = _offer(score, i, NONE, scores, entries, symbols, found)
+                found = _offer(score, i, none, scores, entries, symbols, found)
         for i in range(count):
             v = node[i]
             if found == beam and both[i] + best <= scores[0]:
@@ -105,7 +106,8 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
                     score = (ends_blank[i] if c == last[v] else both[i]) + log_p[c]
                     if score > -math.inf:
                         found = _offer(score, i, c, scores, entries, symbols, found)
-        present[:] = NONE
+        for c in range(C):
+            present[c] = NONE
         for i in range(count):
             place[node[i]] = NONE
             before[i] = node[i]
@@ -123,7 +125,8 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
                 nodes += 1
                 parent[u], last[u], sibling[u], child[v] = v, c, child[v], u
             node[q], ends_blank[q], ends_label[q] = u, -math.inf, scores[q]
-        both[:found] = scores[:found]
+        for q in range(found):  # a loop: a copy of slices would compile for seconds
+            both[q] = scores[q]
         count = found
     first = 0
     for i in range(1, count):

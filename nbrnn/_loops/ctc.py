@@ -95,7 +95,8 @@ def _sequence(y, top, log_sum, b, n, symbols, skips, scale, mass, dy):
     for t in range(n - 1, -1, -1):
         first, last = max(0, S - 2 * (n - t)), min(S, 2 * (t + 1))
         if t == n - 1:
-            beta[max(0, S - 2) :] = 0
+            beta[S - 1] = 0
+            beta[max(0, S - 2)] = 0
         else:  # eq. 9-11; e is that of step t + 1
             for s in range(max(0, S - 2 * (n - t - 1)), min(S, last + 2)):
                 beta[s] += e[s]

@@ -62,7 +62,7 @@ def mae(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool =
     Returns
     -------
     loss : float
-        Mean of |y - target|; 0 if nothing counts.
+        Mean of abs(y - target); 0 if nothing counts.
     dy : ndarray
         Its gradient, sign(y - target) / count; 0 where they are equal.
 
@@ -101,8 +101,8 @@ def huber(
     Returns
     -------
     loss : float
-        With d = y - target, mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) elsewhere; 0 if nothing
-        counts.  As torch.nn.HuberLoss.
+        With d = y - target, mean of d^2 / 2 where abs(d) <= delta, and of delta (abs(d) - delta / 2) elsewhere; 0 if
+        nothing counts.  As torch.nn.HuberLoss.
     dy : ndarray
         Its gradient: d, but no less than -delta and no more than delta, over the count.
 
