@@ -2,12 +2,14 @@
 
 import contextlib
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
 import nbrnn
 from nbrnn import cli, demo
+from nbrnn._progress import Progress
 from tests.teams import forced
 
 
@@ -69,6 +71,34 @@ def test_progress_is_shown_on_stderr(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "training [##############################] 3/3" in err
+
+
+def test_progress_on_a_terminal_without_tqdm(capsys, monkeypatch):
+    """A line is rewritten in place; what is said within an epoch is seen at once."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with Progress(5, "work", True) as bar:
+        bar.skip(2)
+        bar.say("something quite long")
+        bar.say("short")
+        bar.step("done")
+    lines = capsys.readouterr().err.split("\r")
+    assert "2/5" in lines[-3]
+    assert lines[-3].endswith("something quite long")
+    assert lines[-2].rstrip().endswith("short")
+    assert len(lines[-2]) == len(lines[-3])  # nothing is left of what stood there
+    assert "3/5" in lines[-1]
+    assert lines[-1].rstrip().endswith("done")
+
+
+def test_what_is_shown_within_a_long_epoch(monkeypatch):
+    said = []
+    monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(nbrnn.training.run, "SHOWN", 0.0)
+    net, x = model(), wave()
+    nbrnn.fit(net, [(x, x)] * 3, nbrnn.losses.mse, nbrnn.optim.Adam(net), 2, progress=False)
+    assert [text.split(",")[0] for text in said] == ["1/3 batches", "2/3 batches", "3/3 batches"] * 2
+    assert all("loss" in text and "sequences/s" in text for text in said)
 
 
 def test_bad_input():

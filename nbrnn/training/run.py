@@ -21,6 +21,9 @@ from .parts import generators
 
 Array = NDArray[Any]
 
+#: Seconds between two looks at an epoch that goes on.
+SHOWN = 0.5
+
 
 @dataclasses.dataclass
 class Sums:
@@ -123,9 +126,9 @@ class Run:
             at.sums.sequences += batch.size
             at.batch, at.stretch, at.state = at.batch + 1, 0, None
             now = time.perf_counter()
-            if now - shown > 0.5:
-                speed = (at.sums.sequences - counted) / (now - begun)
-                show(f"{at.batch}/{len(at.plan)} batches, {speed:.4g} sequences/s")
+            if now - shown > SHOWN:
+                speed, loss = (at.sums.sequences - counted) / (now - begun), at.sums.loss / (at.sums.weight or 1.0)
+                show(f"{at.batch}/{len(at.plan)} batches, loss {loss:.4g}, {speed:.4g} sequences/s")
                 shown = now
         speed = (at.sums.sequences - counted) / (time.perf_counter() - begun)
         self._finish_epoch()
