@@ -315,7 +315,7 @@ def test_the_learning_rate_is_recorded():
         def step(self, metric=None):
             opt.lr /= 2
 
-    assert nbrnn.fit(net, data, nbrnn.losses.mse, opt, 3, schedule=Half(), progress=False).lr == [0.05, 0.025, 0.0125]
+    assert nbrnn.fit(net, data, nbrnn.losses.mse, opt, 3, schedule=Half(), progress=False).lr == [0.1, 0.05, 0.025]
 
 
 def test_a_metric_in_training_and_on_validation_data():
