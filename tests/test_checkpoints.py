@@ -226,6 +226,18 @@ def test_optimisers_that_cannot_be_kept_are_refused(tmp_path):
         Setup(schedule=Plain()).fit(1, checkpoint_dir=tmp_path)
 
 
+def test_folders_that_are_none(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="checkpoint_dir must be a folder, got a file"):
+        Setup().fit(1, checkpoint_dir=file)
+    with pytest.raises(TypeError, match="checkpoint_dir must be a path, got int"):
+        Setup().fit(1, checkpoint_dir=3)
+    container.write(tmp_path / "checkpoint-000007.safetensors", {"a": np.ones(3)}, {"what": "another's"})
+    with pytest.raises(ValueError, match="checkpoint_dir must hold checkpoints of fit, got other files"):
+        Setup().fit(1, checkpoint_dir=tmp_path)
+
+
 # Damaged files
 
 

@@ -188,6 +188,7 @@ def public():
     of_modules = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
     of_modules += ["losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]
     for name in [*nbrnn.__all__, *of_modules]:
+    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", "training.evaluate", *OPTIM]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
@@ -248,6 +249,10 @@ def test_signatures_are_the_public_face():
         nbrnn.losses.mse: "(y, target, lengths=None, *, batch_first=False)",
         nbrnn.optim.SGD: "(net, lr=0.001, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False)",
         nbrnn.optim.RMSprop: ("(net, lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)"),
+        nbrnn.fit: "(net, data, loss, optimizer, epochs, *, batch_size=32, bptt=None, clip_norm=inf, clip_value=inf, "
+        "schedule=None, validation=None, metric=None, patience=None, min_delta=0.0, restore_best=None, shuffle=True, "
+        "progress=True, rng=None, callback=None, checkpoint_dir=None, checkpoint_every=None)",
+        nbrnn.training.evaluate: "(net, data, loss, *, metric=None, batch_size=32)",
         nbrnn.optim.Adam: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False)",
         nbrnn.optim.AdamW: "(net, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)",
         nbrnn.optim.clip_grad_value: "(grads, max_value)",

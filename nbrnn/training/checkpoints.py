@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import pathlib
 import re
 import warnings
@@ -36,7 +37,11 @@ class Folder:
     """
 
     def __init__(self, path: Any) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint_dir must be a path, got {type(path).__name__}")
         self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"checkpoint_dir must be a folder, got a file: {self.path}")
         self.path.mkdir(parents=True, exist_ok=True)
         for file in self.path.glob(container.TEMPORARY):  # of a run that was killed while it wrote
             file.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ class Batches:
     """Batches as they are given."""
 
     def __init__(self, net: Module, pieces: Sequence[tuple[Any, Any, Any]]) -> None:
-        self._batches = [Batch(x, y, n, batch_size(net, x, y, n)) for x, y, n in pieces]
+        self._batches = [Batch(x, y, n, batch_size(net, x, y)) for x, y, n in pieces]
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -257,15 +257,12 @@ def _is_batch(data: Any) -> bool:
     return isinstance(data[0], np.ndarray) or (several and isinstance(data[1], np.ndarray))
 
 
-def batch_size(net: Module, x: Any, target: Any, lengths: Any) -> int:
-    """How many sequences there are in a batch: that of x if it is one array, else that of the target."""
-    if isinstance(x, np.ndarray):
-        return x.shape[1 - time_axis(net, x)] if batched(x) else 1
-    if isinstance(target, list):
-        return len(target)
-    if lengths is not None:
-        return len(lengths[0]) if isinstance(lengths, tuple) else len(lengths)
-    shape = np.shape(target)
+def batch_size(net: Module, x: Any, target: Any) -> int:
+    """How many sequences there are in a batch: by x, or the first of several, if it is an array; else by the target."""
+    first = x[0] if isinstance(x, tuple) and x else x
+    if isinstance(first, np.ndarray):
+        return first.shape[1 - time_axis(net, first)] if batched(first) else 1
+    shape = (len(target),) if isinstance(target, list) else np.shape(target)
     return shape[0 if net.batch_first or len(shape) < 2 else 1] if shape else 1
 
 

@@ -100,12 +100,10 @@ def over(net: Module, given: Iterable[Batch], loss: Loss, metric: Metric | None)
 def apply(loss: Loss, net: Module, y: Array, batch: Batch) -> tuple[float, Array]:
     """The loss and dy; where there are lengths, a loss sees the steps first."""
     lengths = _after(net, batch)
-    if lengths is None:
-        return loss(y, batch.target)
-    if not net.batch_first:
-        return loss(y, batch.target, lengths)
-    value, dy = loss(*_steps_first(y, batch.target), lengths)
-    return value, dy.swapaxes(0, 1)
+    turned = lengths is not None and bool(net.batch_first)
+    seen, target = _steps_first(y, batch.target) if turned else (y, batch.target)
+    value, dy = loss(seen, target) if lengths is None else loss(seen, target, lengths)
+    return float(value), dy.swapaxes(0, 1) if turned else dy
 
 
 def measure(metric: Metric, net: Module, y: Array, batch: Batch) -> float:

@@ -160,13 +160,11 @@ def fit(
     every = None if checkpoint_every is None else _check.size(checkpoint_every, "checkpoint_every")
     if every is not None and checkpoint_dir is None:
         raise ValueError(f"checkpoint_every must be None without checkpoint_dir, got {every}")
+    folder = None if checkpoint_dir is None else checkpoints.Folder(checkpoint_dir)
     held_out = [] if held is None else list(batches(held))
     run = Run(net, given, loss, optimizer, settings, held_out, metric, stepped, rng)
-    keep = _Keeper(run, None, {}, every)
-    if checkpoint_dir is not None:
-        identity = _identity(run, held, rng)
-        keep = _Keeper(run, checkpoints.Folder(checkpoint_dir), identity, every)
-        keep.resume()
+    keep = _Keeper(run, folder, {} if folder is None else _identity(run, held, rng), every)
+    keep.resume()
 
     at, history = run.at, run.at.history
     begun = time.perf_counter() - (history.seconds[-1] if history.seconds else 0)
@@ -195,10 +193,16 @@ class _Keeper:
 
     def resume(self) -> None:
         """Go on where the folder's run stands; if there is none, begin one."""
-        kept = None if self.folder is None else self.folder.read()
+        if self.folder is None:
+            return
+        kept = self.folder.read()
         if kept is None:
             self.write()
             return
+        if "run" not in kept:
+            raise ValueError(
+                f"checkpoint_dir must hold checkpoints of fit, got other files of that name in {self.folder.path}"
+            )
         different = list(checkpoints.differences(kept["run"], self.identity))
         if different:
             raise ValueError(f"checkpoint_dir must not hold another run's checkpoints: {'; '.join(different)}")

@@ -26,7 +26,8 @@ class History:
     norm : list of float
         Largest norm of the gradients of the parameters in the epoch, before clipping.
     lr : list of float
-        Learning rate at the end of the epoch; empty if the optimiser has no ``lr``.
+        Learning rate that the epoch ended with, before a schedule's step between epochs; empty if the optimiser has no
+        ``lr``.
     seconds : list of float
         Time since the beginning; a resumed run goes on counting where it stood.
     best : int or None

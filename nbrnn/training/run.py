@@ -21,6 +21,9 @@ from .parts import generators
 
 Array = NDArray[Any]
 
+#: Seconds between two looks at an epoch that goes on.
+SHOWN = 0.5
+
 
 @dataclasses.dataclass
 class Sums:
@@ -108,8 +111,12 @@ class Run:
 
         ``saved`` is called after each step, ``show`` now and then with what there is to say.
         """
-        at, begun, shown = self.at, time.perf_counter(), time.perf_counter()
-        counted = at.sums.sequences
+        at, begun = self.at, time.perf_counter()
+        shown, counted = begun, at.sums.sequences
+
+        def speed() -> float:
+            return (at.sums.sequences - counted) / max(1e-9, time.perf_counter() - begun)
+
         if at.plan is None:
             at.plan = self.data.plan(self.order if self.settings.shuffle else None)
         while at.batch < len(at.plan):
@@ -122,17 +129,15 @@ class Run:
                 saved()
             at.sums.sequences += batch.size
             at.batch, at.stretch, at.state = at.batch + 1, 0, None
-            now = time.perf_counter()
-            if now - shown > 0.5:
-                speed = (at.sums.sequences - counted) / (now - begun)
-                show(f"{at.batch}/{len(at.plan)} batches, {speed:.4g} sequences/s")
-                shown = now
-        speed = (at.sums.sequences - counted) / (time.perf_counter() - begun)
+            if time.perf_counter() - shown > SHOWN:
+                loss, shown = at.sums.loss / (at.sums.weight or 1.0), time.perf_counter()
+                show(f"{at.batch}/{len(at.plan)} batches, loss {loss:.4g}, {speed():.4g} sequences/s")
+        rate = speed()
         self._finish_epoch()
         said = f"loss {at.history.loss[-1]:.4g}"
         if at.history.validation:
             said += f", held out {at.history.validation[-1]:.4g}"
-        return f"{said}, gradient {at.history.norm[-1]:.3g}, {speed:.4g} sequences/s"
+        return f"{said}, gradient {at.history.norm[-1]:.3g}, {rate:.4g} sequences/s"
 
     def _step(self, part: Batch) -> None:
         """One step of the optimiser; if anything isn't finite, an error, and the parameters as they were."""
@@ -185,10 +190,10 @@ class Run:
             self._note_best(scores.loss)
         if self.metric is not None:
             history.metric.append(metric)
-        if self.schedule is not None and self.when == "epoch":
-            self.schedule.step(history.validation[-1] if self.held_out else history.loss[-1])
         if hasattr(self.optimizer, "lr"):
             history.lr.append(float(self.optimizer.lr))
+        if self.schedule is not None and self.when == "epoch":
+            self.schedule.step(history.validation[-1] if self.held_out else history.loss[-1])
         at.epoch, at.step, at.batch, at.plan, at.sums = at.epoch + 1, 0, 0, None, Sums()
 
     def _note_best(self, value: float) -> None:
