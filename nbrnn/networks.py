@@ -50,6 +50,12 @@ class Sequential(Module):
     ((7, 2, 2), (1, 2, 5), None)
     >>> list(net.params)[-1], net.flat.shape
     ('1.bias', (162,))
+
+    Words of 7 and 4 letters, each with a vector of three numbers for its class:
+
+    >>> net = nbrnn.Sequential(nbrnn.Embedding(26, 8), nbrnn.LSTM(8, 16), nbrnn.Pool("last"), nbrnn.Linear(16, 3))
+    >>> net(np.zeros((7, 2), int), lengths=[7, 4])[0].shape
+    (2, 3)
     """
 
     def __init__(self, *parts: Module) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check
+from ._loops.layer_norm import back, normalise
 from ._params import Parameters
 from .stateless import Rows, Stateless
 
@@ -69,10 +70,7 @@ class LayerNorm(Stateless):
 
     def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
         steps = Rows(x, ends)
-        rows = steps.of(x)
-        z = rows - _mean(rows)
-        scale = 1 / np.sqrt(_mean_of_product(z, z) + self.dtype.type(self.eps))
-        z *= scale
+        z, scale = normalise(steps.of(x), self.eps)
         y = z
         if self.elementwise_affine:
             y = z * np.asarray(self.params["weight"])
@@ -86,17 +84,4 @@ class LayerNorm(Stateless):
             np.einsum("ij,ij->j", dy, z, out=gradients["weight"])
             np.sum(dy, 0, out=gradients["bias"])
             dy = dy * np.asarray(self.params["weight"])
-        # dz without what would only shift all z, or scale them: that, x -> z takes away again.
-        dx = dy - _mean(dy)
-        dx -= z * _mean_of_product(dy, z)
-        dx *= scale
-        return steps.back(dx)
-
-
-def _mean(a: Array) -> Array:
-    return a.mean(-1, keepdims=True)
-
-
-def _mean_of_product(a: Array, b: Array) -> Array:
-    """Of each row, (N, 1)."""
-    return np.einsum("ij,ij->i", a, b)[:, None] / a.dtype.type(a.shape[-1])
+        return steps.back(back(dy, z, scale))

@@ -120,15 +120,16 @@ class Linear(Stateless):
 
 
 # OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
-# way of those of the recurrent layers: LSTM(32, 128) went back half as fast after a Linear(128, 60) on two cores.  So
-# products of small matrices with many rows are made in blocks that it leaves to one thread: up to 2 * 65536 * 4
-# multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all threads.
+# way of those of the recurrent layers: on two busy cores a step of LSTM(32, 128) and Linear(128, 60) took twice
+# as long.  So products of small matrices with many rows are made in blocks that it leaves to one thread: less than
+# 2 * 65536 * 4 multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all
+# threads: the recurrent layers before them take long, too.
 
 
 def _block(numbers: int) -> int | None:
     """How many rows make a block, where each takes so many multiplications; None: don't cut."""
-    rows = 2**19 // numbers
-    return rows if rows >= 32 else None
+    rows = (2 * 65536 * 4 - 1) // numbers
+    return rows if rows >= 16 else None  # with fewer, most of the time would go into packing
 
 
 def product(a: Array, b: Array) -> Array:
@@ -159,7 +160,8 @@ def softmax(x: Array) -> Array:
     """e^x / sum e^x over the last axis, from the side that can't overflow."""
     top = x.max(-1, keepdims=True, initial=-np.inf)
     y = activate("exp", x - np.where(np.isfinite(top), top, x.dtype.type(0)))
-    return y / y.sum(-1, keepdims=True)
+    y /= y.sum(-1, keepdims=True)
+    return y
 
 
 class Dropout(Stateless):

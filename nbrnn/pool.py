@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._loops.largest import largest
 from .stateless import Stateless, floats, inside
 
 Array = NDArray[Any]
@@ -60,37 +61,36 @@ class Pool(Stateless):
 
     def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
         x_shape, x = x.shape, x if x.ndim == 3 else x[:, None]
-        steps, batch, n = x.shape
-        if ends is None:
-            ends = np.full(batch, steps)
+        steps, batch = x.shape[:2]
+        counts = True if ends is None else inside(ends, steps)[:, :, None]
+        ends = np.full(batch, steps, np.int64) if ends is None else ends
         at: Array | None = None  # the step that is taken, for each number
-        if steps == 0:
-            y = np.zeros((batch, n), x.dtype)
-        elif self.mode == "mean":
-            y = np.add.reduce(x, 0, where=inside(ends, steps)[:, :, None])
-            y /= np.maximum(ends, 1).astype(x.dtype)[:, None]
+        if self.mode == "max":
+            y, at = largest(x, ends)
+        elif self.mode == "mean" or steps == 0:
+            y = np.add.reduce(x, 0, where=counts)
+            y /= _divisor(ends, x.dtype)
         else:
-            at = np.maximum(ends - 1, 0)[:, None] if self.mode == "last" else _largest(x, ends)
+            at = np.maximum(ends - 1, 0)[:, None]
             y = np.take_along_axis(x, at[None], 0)[0]
             y[ends == 0] = 0
-        return y.reshape(*x_shape[1:]), (x_shape, ends, at)
+        return y.reshape(x_shape[1:]), (x_shape, ends, counts, at)
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
-        x_shape, ends, at = kept
+        x_shape, ends, counts, at = kept
         steps, batch, n = x_shape[0], len(ends), x_shape[-1]
         dy = np.where((ends > 0)[:, None], dy.reshape(batch, n), dy.dtype.type(0))
-        dx = np.zeros((steps, batch, n), dy.dtype)
-        if at is not None:
+        dx = (np.empty if counts is True and at is None else np.zeros)((steps, batch, n), dy.dtype)
+        if at is None:
+            np.copyto(dx, dy / _divisor(ends, dy.dtype), where=counts)
+        elif steps:
             np.put_along_axis(dx, at[None], dy[None], 0)
-        else:
-            dy /= np.maximum(ends, 1).astype(dy.dtype)[:, None]
-            np.copyto(dx, dy, where=inside(ends, steps)[:, :, None])
         return dx.reshape(x_shape)
 
     def _describe(self) -> list[str]:
         return [repr(self.mode)]
 
 
-def _largest(x: Array, ends: Array) -> Array:
-    """The first step with the largest number of each sequence, (B, n)."""
-    return np.where(inside(ends, len(x))[:, :, None], x, x.dtype.type(-np.inf)).argmax(0)
+def _divisor(ends: Array, dtype: np.dtype[Any]) -> Array:
+    """How many steps a mean is of, (B, 1)."""
+    return np.maximum(ends, 1).astype(dtype)[:, None]

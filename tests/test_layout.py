@@ -54,7 +54,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "direction",
     ],
-    "_loops": ["__init__", "scatter"],
+    "_loops": ["__init__", "largest", "layer_norm", "scatter"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",

@@ -93,6 +93,7 @@ def test_padding_is_inert():
     for net in (
         nbrnn.Linear(3, 4, activation="softmax", rng=0),
         nbrnn.Dropout(0.4, rng=0),
+        nbrnn.LayerNorm(3),
         nbrnn.Sequential(
             nbrnn.Linear(3, 3, rng=0), nbrnn.GRU(3, 4, rng=1), nbrnn.Dropout(0.2), nbrnn.Linear(4, 2, rng=2)
         ),
