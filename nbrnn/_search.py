@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Decoder:
-    """A decoder step by step: W sequences for each source, in order; W = 1 to begin with.
+    """A decoder step by step: of W sequences for each source those that go on; all, and W = 1, to begin with.
 
     Parameters
     ----------
@@ -31,17 +31,25 @@ class Decoder:
 
     def __init__(self, writer: Steps, attention: Attention | None, memory: Memory | None, speaker: Steps) -> None:
         self.writer, self.attention, self.memory, self.speaker = writer, attention, memory, speaker
+        self.going: Array | None = None  # (B, W); None: all, with W = 1
 
     def __call__(self, symbols: Array) -> Array:
-        """Logits (B * W, C) of what comes after the symbols (B * W,)."""
+        """Logits (N, C) of what comes after the symbols (N,) of those that go on."""
         h = self.writer(symbols)
         if self.attention is not None and self.memory is not None:
-            h = self.attention(self.memory, h.reshape(len(self.memory.s), -1, h.shape[1])).reshape(len(h), -1)
+            going = np.ones((len(h), 1), np.bool_) if self.going is None else self.going
+            places = np.zeros((*going.shape, h.shape[1]), h.dtype)
+            places[going] = h
+            h = self.attention(self.memory, places)[going]
         return self.speaker(h)
 
-    def take(self, rows: Array, sources: Array) -> None:
-        """From now on there are the rows (B', W') of these places, of the sources (B',) of these."""
-        self.writer.take(rows.reshape(-1))
+    def take(self, rows: Array, sources: Array, going: Array) -> None:
+        """From now on there are those that were at these rows (N,), of the sources (B,) that were at these places.
+
+        ``going`` (B, W) is true for each of them, in order.
+        """
+        self.writer.take(rows)
+        self.going = going
         if self.memory is not None and len(sources) < len(self.memory.s):
             self.memory = self.memory.take(sources)
 
@@ -64,7 +72,7 @@ def greedy(decoder: Decoder, batch: int, start: int, end: int, most: int) -> lis
         going = np.flatnonzero(symbols != end)
         if len(going) < len(source):
             source, symbols = source[going], symbols[going]
-            decoder.take(going[:, None], going)
+            decoder.take(going, going, np.ones((len(going), 1), np.bool_))
         said.append((source, symbols))
     table = np.full((len(said), batch), end)
     for row, (places, now) in zip(table, said, strict=True):
@@ -98,23 +106,23 @@ def beam(
     for step in range(1, most + 1):
         if not len(source):
             break
-        logits = decoder(symbols.reshape(-1))
-        table = score[..., None] + log_softmax(logits).reshape(*score.shape, -1)
-        ended = n > 0
-        table[ended] = -np.inf
-        table[ended, end] = score[ended]
-        rank = table / ((5 + np.where(ended, n, step)[..., None]) / 6) ** penalty if penalty else table
+        going = n == 0
+        log_p = log_softmax(decoder(symbols[going]))
+        table = np.full((*n.shape, log_p.shape[1]), -np.inf)
+        table[going] = score[going][:, None] + log_p
+        table[~going, end] = score[~going]
+        rank = table / ((5 + np.where(going, step, n)[..., None]) / 6) ** penalty if penalty else table
         best = best_of(rank.reshape(len(table), -1), width)
         parent, symbols = np.divmod(best, table.shape[2])
-        each = np.arange(len(source))[:, None]
-        n, score = n[each, parent], table[each, parent, symbols]
+        each, row = np.arange(len(source))[:, None], np.cumsum(going).reshape(going.shape) - 1
+        n, score, row = n[each, parent], table[each, parent, symbols], row[each, parent]
         n[(n == 0) & ((symbols == end) | (score == -np.inf))] = step  # the impossible goes no further either
         said = np.concatenate([said[each, parent], symbols[..., None]], 2)
-        going = np.flatnonzero((n == 0).any(1) & (step < most))
-        for q in np.setdiff1d(each, going):
+        is_open = (n == 0).any(1) & (step < most)
+        for q in np.flatnonzero(~is_open):
             found[source[q]] = list(_as_said(said[q], n[q], score[q]))
-        decoder.take((each * table.shape[1] + parent)[going], going)
-        source, score, n, said, symbols = source[going], score[going], n[going], said[going], symbols[going]
+        source, score, n, said, symbols = (a[is_open] for a in (source, score, n, said, symbols))
+        decoder.take(row[is_open][n == 0], np.flatnonzero(is_open), n == 0)
     return found
 
 
