@@ -179,16 +179,14 @@ OPTIM = [
     *(f"optim.schedules.{name}" for name in ("Step", "Cosine", "WarmUp", "OneCycle", "Plateau")),
 ]
 LOSSES = [f"losses.{name}" for name in nbrnn.losses.__all__]
+DIAGNOSTICS = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
 DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
 
 
 def public():
     """(name, function, its documentation) of all that users call."""
-    for name in [*nbrnn.__all__, *LOSSES, *DECODERS, *OPTIM, "stream.Stream"]:
-    of_modules = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
-    of_modules += ["losses.mse", "losses.cross_entropy", "optim.Adam", "stream.Stream"]
-    for name in [*nbrnn.__all__, *of_modules]:
-    for name in [*nbrnn.__all__, "losses.mse", "losses.cross_entropy", "stream.Stream", "training.evaluate", *OPTIM]:
+    modules = [*LOSSES, *DECODERS, *DIAGNOSTICS, *OPTIM, "stream.Stream", "training.evaluate"]
+    for name in [*nbrnn.__all__, *modules]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
             yield name, thing, inspect.getdoc(thing)
