@@ -17,6 +17,8 @@ from nbrnn.optim import schedules
 from nbrnn.training.checkpoints import Folder, digest, pack, unpack
 from tests.processes import finish, start
 
+pytest.importorskip("safetensors")
+
 mse = nbrnn.losses.mse
 
 
