@@ -154,6 +154,8 @@ def _history(history: Any, ax: Any, label: str | None = None, **options: Any) ->
     if history.validation:
         style = {"color": line.get_color(), "ls": "--", "lw": 1.8, "label": _named(label, "validation")}
         ax.plot(epochs[-len(history.validation) :], history.validation, **(style | options))
+    if getattr(history, "best", None) is not None:
+        ax.axvline(epochs[history.best], color=line.get_color(), ls=":", lw=1.2, label=_named(label, "best epoch"))
     positive = [value for value in (*history.loss, *history.validation) if value > 0]
     if len(positive) == len(history.loss) + len(history.validation) and positive:
         ax.set_yscale("log")
