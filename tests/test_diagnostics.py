@@ -1,8 +1,10 @@
 """Diagnostics: each against the definition of what it says it shows."""
 
 import copy
+import dataclasses
 import pickle
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +15,6 @@ from nbrnn import diagnostics, losses
 from nbrnn._cells import Cell
 from nbrnn._cells.ops import tanh
 from nbrnn.diagnostics.probe import probed
-from nbrnn.pointwise import Pointwise
 from nbrnn.recurrent import Recurrent
 from nbrnn.training import History
 from tests.cases import KINDS, Case, cases, examples
@@ -431,17 +432,12 @@ class WrongLayer(Recurrent):
     cell = Wrong
 
 
-class WrongPart(Pointwise):
-    """y = x^2, dx = x dy."""
+class Halved(nbrnn.Linear):
+    """Passes on half of what it should."""
 
-    def _check_x(self, x):
-        return x
-
-    def _run(self, x, rng):
-        return x * x, (x,)
-
-    def _back(self, kept, dy, gradients):
-        return kept[0] * dy
+    def backward(self, *arguments, **options):
+        grads = super().backward(*arguments, **options)
+        return dataclasses.replace(grads, x=grads.x * 0.5)
 
 
 def test_wrong_gradients_fail():
@@ -453,9 +449,9 @@ def test_wrong_gradients_fail():
     assert set(report.errors) == {"x", "state", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"}
     assert all(error > 1e-3 for error in report.errors.values())
 
-    net = nbrnn.Sequential(nbrnn.RNN(2, 3, rng=0), WrongPart(), nbrnn.Linear(3, 1, rng=0))
+    net = nbrnn.Sequential(nbrnn.RNN(2, 3, rng=0), Halved(3, 1, rng=0))
     report = diagnostics.gradcheck(net, x, np.zeros((4, 2, 1)), losses.mse, rng=0)
-    assert report.errors["2.weight"] < 1e-7 < 1e-2 < report.errors["0.bias_ih_l0"]
+    assert report.errors["1.weight"] < 1e-7 < 1e-2 < report.errors["0.bias_ih_l0"]
     name, index = report.where
     difference = abs(report.gradient - report.difference)
     assert report.errors[name] == report.error
@@ -465,10 +461,10 @@ def test_wrong_gradients_fail():
 
 def test_one_wrong_number_is_found():
     class Bent(nbrnn.Linear):
-        def _back(self, kept, dy, gradients):
-            dx = super()._back(kept, dy, gradients)
-            gradients["weight"][1, 2] *= 1.0001
-            return dx
+        def backward(self, *arguments, **options):
+            grads = super().backward(*arguments, **options)
+            grads.params["weight"][1, 2] *= 1.0001
+            return grads
 
     report = diagnostics.gradcheck(Bent(4, 3, rng=0), np.ones((2, 2, 4), np.float32), samples=None, rng=0)
     assert not report
@@ -492,7 +488,7 @@ RESULTS = {
     "spectrum": lambda: diagnostics.jacobian_spectrum(nbrnn.GRU(2, 4, rng=0), np.ones((6, 2), np.float32)),
     "saturation": lambda: diagnostics.saturation(*_lstm()),
     "check": lambda: diagnostics.gradcheck(*_lstm(), samples=2, rng=0),
-    "history": lambda: History([3.0, 2.0, 1.0], [3.0, 2.5, 2.0], [0.1, 10.0, 1.0], [1.0, 2.0, 3.0]),
+    "history": lambda: History(loss=[3.0, 2.0, 1.0], validation=[3.0, 2.5, 2.0], norm=[0.1, 10.0, 1.0]),
 }
 
 
@@ -559,12 +555,22 @@ def test_several_results_in_one_picture():
     assert axes.lines[1].get_alpha() == 0.5
 
 
+def test_the_epoch_whose_weights_were_kept():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    history = types.SimpleNamespace(loss=[3.0, 2.0, 1.0], validation=[3.0, 2.0, 2.5], norm=[], best=1)
+    axes = diagnostics.plot(history, Figure().add_subplot())
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "validation", "best epoch"]
+    same(axes.lines[2].get_xdata(), [2, 2])  # epochs are counted from 1 on the axis
+
+
 def test_a_figure_of_its_own():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    axes = diagnostics.plot(History([1.0, 0.0], [], [], []))
+    axes = diagnostics.plot(History(loss=[1.0, 0.0]))
     assert axes.figure.number in plt.get_fignums()
     assert axes.get_yscale() == "linear"  # 0 has no logarithm
     plt.close(axes.figure)

@@ -97,6 +97,7 @@ def _flow(flow: GradientFlow, ax: Any, label: str | None = None, **options: Any)
 
 def _spectrum(spectrum: JacobianSpectrum, ax: Any, label: str | None = None, **options: Any) -> None:
     what = "dh_T/dh_t" if spectrum.of == "h" else "d(state)_T/d(state)_t"
+    carried = "h" if spectrum.of == "h" else "the state"
     values = np.where(np.isfinite(spectrum.log10), spectrum.log10, np.nan)
     count = values.shape[1]
     largest = {"lw": 2.0, "zorder": 3, "label": _named(label, "largest" if count > 1 else "")}
@@ -108,7 +109,9 @@ def _spectrum(spectrum: JacobianSpectrum, ax: Any, label: str | None = None, **o
     ax.axhline(0, color="0.5", lw=0.8, zorder=0)
     ax.yaxis.set_major_formatter(_power_of_ten)
     ax.set(
-        xlabel="step t", ylabel=f"singular values of {what}", title=f"What h at T = {spectrum.t[-1]} knows of h at t"
+        xlabel="step t",
+        ylabel=f"singular values of {what}",
+        title=f"What {carried} at T = {spectrum.t[-1]} knows of {carried} at t",
     )
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
@@ -130,7 +133,7 @@ def _saturation(result: Saturation, ax: Any, **options: Any) -> None:
     ax.set_yticks(range(len(names)), [f"{name} ({gate.activation})" for name, gate in result.gates.items()])
     ax.set(xlim=(0, 1), xlabel="fraction of activations", title="Saturation of gates")
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="small", frameon=False)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
 
 
 def _check(result: GradientCheck, ax: Any, **options: Any) -> None:
@@ -154,6 +157,8 @@ def _history(history: Any, ax: Any, label: str | None = None, **options: Any) ->
     if history.validation:
         style = {"color": line.get_color(), "ls": "--", "lw": 1.8, "label": _named(label, "validation")}
         ax.plot(epochs[-len(history.validation) :], history.validation, **(style | options))
+    if getattr(history, "best", None) is not None:
+        ax.axvline(epochs[history.best], color=line.get_color(), ls=":", lw=1.2, label=_named(label, "best epoch"))
     positive = [value for value in (*history.loss, *history.validation) if value > 0]
     if len(positive) == len(history.loss) + len(history.validation) and positive:
         ax.set_yscale("log")
