@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _cells, _check
+from . import _cells, _check, initial
 from ._axes import Axes
 from ._cpu import isa
 from ._cpu.packing import join_forward
@@ -37,6 +37,8 @@ class Recurrent(Module):
     _recurrent = True
     #: Size of what h is projected to; 0: it isn't.
     proj_size: int = 0
+    #: What the biases of a gate f begin with, both together; None: as the others.
+    forget_bias: float | None = None
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class Recurrent(Module):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        kernel_init: initial.Init = None,
+        recurrent_init: initial.Init = None,
     ) -> None:
         super().__init__(rng)
         self.input_size = _check.size(input_size, "input_size")
@@ -60,6 +64,8 @@ class Recurrent(Module):
         self.dropout = _check.number(dropout, "dropout", 0, 1)
         self.bidirectional = _check.flag(bidirectional, "bidirectional")
         self.dtype = _check.float_dtype(dtype)
+        self.kernel_init = initial.known(kernel_init, "kernel_init")
+        self.recurrent_init = initial.known(recurrent_init, "recurrent_init")
         self._axes = Axes(
             self.input_size,
             self.hidden_size,
@@ -71,10 +77,10 @@ class Recurrent(Module):
             self.dtype,
         )
         require(self._called, self.dtype, parameters=self._count())
-        shapes, bound = self._shapes(), 1 / math.sqrt(self.hidden_size)
+        shapes = self._shapes()
         self._parameters = Parameters(shapes, self.dtype)
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
-            self.params[name] = self._rng.uniform(-bound, bound, shape)
+            self.params[name] = self._draw(name, shape)
         self._packed: tuple[Any, Stack] | None = None
         self._rooms = Rooms()
         self._fix()
@@ -103,6 +109,20 @@ class Recurrent(Module):
             if self.proj_size:
                 shapes["weight_hr" + name] = (self.proj_size, self.hidden_size)
         return shapes
+
+    def _draw(self, name: str, shape: Any) -> Array:
+        """What a parameter begins with."""
+        gates = self.cell.gates
+        for kind, setting in (("weight_ih", "kernel_init"), ("weight_hh", "recurrent_init")):
+            init = getattr(self, setting)
+            if name.startswith(kind) and init is not None:
+                return initial.stacked(init, setting, shape, len(gates), self._rng)
+        bound = 1 / math.sqrt(self.hidden_size)
+        values = self._rng.uniform(-bound, bound, shape)
+        if self.forget_bias is not None and name.startswith("bias"):
+            block = values.reshape(len(gates), -1)[gates.index("f")]
+            block[:] = self.forget_bias if name.startswith("bias_ih") else 0  # so that their sum is exact
+        return values
 
     def _by_unit(self, arrays: Mapping[str, Array]) -> list[Mapping[str, Array]]:
         """Arrays named as the parameters, apart for each layer and direction, without the suffix."""
