@@ -35,6 +35,9 @@ class RNN(Recurrent):
         Of parameters, inputs, outputs and all arithmetic.
     rng : numpy.random.Generator, seed or None
         For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)) where nothing else is said, and for dropout.
+    recurrent_dropout : float
+        Probability, 0..1, with which ``forward`` drops each number of h where it enters W_hh: the same ones at every
+        step of a sequence, chosen anew for each sequence, layer and direction.
     kernel_init, recurrent_init : "orthogonal", "glorot", "he", "identity", a function or None
         What the weight_ih, the weight_hh begin with: see ``nbrnn.initial``; None: as the rest.  The names stand for a
         matrix drawn for each gate.  A function ``f(shape, rng)`` gives the whole matrix, gates one below the other; it
@@ -47,7 +50,8 @@ class RNN(Recurrent):
 
     References
     ----------
-    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
+    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); Y. Gal and Z. Ghahramani, arXiv:1512.05287
+    (2016) for ``recurrent_dropout``.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class RNN(Recurrent):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
         kernel_init: initial.Init = None,
         recurrent_init: initial.Init = None,
     ) -> None:
@@ -86,6 +91,7 @@ class RNN(Recurrent):
             bidirectional,
             dtype=dtype,
             rng=rng,
+            recurrent_dropout=recurrent_dropout,
             kernel_init=kernel_init,
             recurrent_init=recurrent_init,
         )
@@ -101,7 +107,7 @@ class GRU(Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As for ``RNN``.  Weights hold the gates in the order r, z, n.
-    dtype, rng, kernel_init, recurrent_init
+    dtype, rng, recurrent_dropout, kernel_init, recurrent_init
         As for ``RNN``.
 
     Raises
@@ -138,7 +144,7 @@ class LSTM(Recurrent):
         As for ``RNN``.  Weights hold the gates in the order i, f, g, o.
     proj_size : int
         P: size that h is projected to, 0 <= P < H; 0: no projection.
-    dtype, rng, kernel_init, recurrent_init
+    dtype, rng, recurrent_dropout, kernel_init, recurrent_init
         As for ``RNN``.
     forget_bias : float, optional
         What b_if + b_hf begins with, exactly; 1 or more makes the cell remember from the start.  None: as the rest.
@@ -176,6 +182,7 @@ class LSTM(Recurrent):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
         kernel_init: initial.Init = None,
         recurrent_init: initial.Init = None,
         forget_bias: float | None = None,
@@ -199,6 +206,7 @@ class LSTM(Recurrent):
             bidirectional,
             dtype=dtype,
             rng=rng,
+            recurrent_dropout=recurrent_dropout,
             kernel_init=kernel_init,
             recurrent_init=recurrent_init,
         )

@@ -14,7 +14,7 @@ from ._axes import Axes
 from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
-from ._engine.chain import Drop, Pass
+from ._engine.chain import Drop, Pass, RecurrentDrop
 from ._engine.rooms import Rooms
 from ._engine.stack import Record, Stack
 from ._memory import require
@@ -52,6 +52,7 @@ class Recurrent(Module):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
         kernel_init: initial.Init = None,
         recurrent_init: initial.Init = None,
     ) -> None:
@@ -64,6 +65,7 @@ class Recurrent(Module):
         self.dropout = _check.number(dropout, "dropout", 0, 1)
         self.bidirectional = _check.flag(bidirectional, "bidirectional")
         self.dtype = _check.float_dtype(dtype)
+        self.recurrent_dropout = _check.number(recurrent_dropout, "recurrent_dropout", 0, 1)
         self.kernel_init = initial.known(kernel_init, "kernel_init")
         self.recurrent_init = initial.known(recurrent_init, "recurrent_init")
         self._axes = Axes(
@@ -250,10 +252,7 @@ class Recurrent(Module):
         """
         call = self._axes.call(x, state, lengths, resets)
         checkpoint = self._checkpoint(checkpoint, call.batch.steps)
-        generator, drop = self._generator(rng), None
-        if self.dropout > 0 and self.num_layers > 1:
-            drop = Drop(self.dropout, draw_key(generator))
-        stack, way = self._stack(), Pass(call.batch, drop, checkpoint)
+        stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
         require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
@@ -262,6 +261,17 @@ class Recurrent(Module):
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
         return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
+
+    def _drops(self, rng: np.random.Generator) -> tuple[Drop | None, RecurrentDrop | None]:
+        """The dropouts of a pass, which share one key."""
+        between, recurrent = self.dropout > 0 and self.num_layers > 1, self.recurrent_dropout > 0
+        if not (between or recurrent):
+            return None, None
+        key = draw_key(rng)
+        return (
+            Drop(self.dropout, key) if between else None,
+            RecurrentDrop(self.recurrent_dropout, key) if recurrent else None,
+        )
 
     @staticmethod
     def _checkpoint(checkpoint: Any, steps: int) -> int | None:

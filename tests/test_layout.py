@@ -192,7 +192,7 @@ def test_signatures_are_the_public_face():
     """Names, order and defaults of the arguments, as users know them from torch.nn."""
     recurrent = "num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False"
     more = "*, dtype=float32, rng=None)"
-    of_layers = "*, dtype=float32, rng=None, kernel_init=None, recurrent_init=None"
+    of_layers = "*, dtype=float32, rng=None, recurrent_dropout=0.0, kernel_init=None, recurrent_init=None"
     wanted = {
         nbrnn.RNN: f"(input_size, hidden_size, num_layers=1, nonlinearity='tanh', {recurrent[14:]}, {of_layers})",
         nbrnn.GRU: f"(input_size, hidden_size, {recurrent}, {of_layers})",

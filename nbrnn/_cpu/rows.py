@@ -102,6 +102,14 @@ def copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))
 
 
+def multiply(e: Emit, to: Ptr, stride: Int, source: Ptr, by: Ptr, n: Int) -> None:
+    """The same with products of two rows' numbers."""
+    whole = n // e.W
+    e.each(whole, lambda b: (to + b * stride).store((source + b * e.W).load() * (by + b * e.W).load()))
+    rest_to, rest, rest_by = to + whole * stride, source + whole * e.W, by + whole * e.W
+    e.each(n % e.W, lambda k: (rest_to + k).put_number(e.b.fmul((rest + k).number(), (rest_by + k).number())))
+
+
 @kernel
 def row_address(array, row):
     """Address of a row of a two-dimensional array; None for None."""
@@ -120,6 +128,18 @@ def copy_row(e, net, to, source, n):
 def spread_row(e, net, to, slab, source, n):
     """The same into slabs: numbers bW to (b+1)W go to ``to + b * slab`` (in numbers)."""
     copy(e, e.ptr(to), slab, e.ptr(source), n)
+
+
+@primitive
+def multiply_row(e, net, to, source, by, n):
+    """``to[k] = source[k] * by[k]`` for k < n; ``to`` may be ``source``."""
+    multiply(e, e.ptr(to), e.integer(e.W), e.ptr(source), e.ptr(by), n)
+
+
+@primitive
+def spread_product(e, net, to, slab, source, by, n):
+    """The same into slabs."""
+    multiply(e, e.ptr(to), slab, e.ptr(source), e.ptr(by), n)
 
 
 @primitive
