@@ -117,9 +117,8 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
                 was_cut = True
-                zero_row(net, here + i * h_row + mine.h * item, mine.h_count)
-                if masked:
-                    zero_row(net, here + apart + i * h_row + mine.h * item, mine.h_count)
+                for q in range(1 + masked):
+                    zero_row(net, here + q * apart + i * h_row + mine.h * item, mine.h_count)
                 for q in range(mine.pieces):
                     zero_row(net, at_c + i * c_row + (q * mine.slot + mine.c) * item, mine.c_count)
         if was_cut:

@@ -88,20 +88,30 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
 
 
 @kernel
-def add_outer(panels, mine, count, a, a_stride, width, rows, masked, n, total, work):
-    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
+def spread(panels, count, rows, n, work):
+    """Copy rows to the slabs: ``rows`` is a table of addresses of n numbers each."""
+    slabs, W = address(work.slabs), work.slab.shape[1]
+    for r in range(count):
+        spread_row(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], n)
 
-    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each; if
-    ``masked``, they are multiplied by those of a mask.
+
+@kernel
+def spread_products(panels, count, rows, masks, n, work):
+    """The same with rows multiplied by others."""
+    slabs, W = address(work.slabs), work.slab.shape[1]
+    for r in range(count):
+        spread_product(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], masks[r], n)
+
+
+@kernel
+def add_outer(panels, mine, count, a, a_stride, width, total, work):
+    """total[0, m, k] += sum over r < count of a[r][m] * b[r][k], for m < width; of the m a member's part.
+
+    ``a`` is the address of padded rows, ``a_stride`` bytes apart; the rows of b stand in the slabs.
     """
     item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
     begin, end = share(width // W, mine.member, mine.members)
-    for r in range(count):
-        if masked:
-            spread_product(panels, slabs + r * W * item, step, rows[r], work.tables[4, r], n)
-        else:
-            spread_row(panels, slabs + r * W * item, step, rows[r], n)
     for m in range(begin * W, end * W, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
@@ -131,12 +141,17 @@ def add_chunk(panels, mine, saved, first, count, masked, add, totals, work):
             copy_row(panels, dxs[r], row, panels.I)
 
     width = panels.gates * panels.slot
-    add_outer(panels, mine, count, at, stride, width, xs, False, panels.I, totals.w_ih, work)
+    spread(panels, count, xs, panels.I, work)
+    add_outer(panels, mine, count, at, stride, width, totals.w_ih, work)
     hidden = at + (panels.sums - panels.gates) * slot
-    add_outer(panels, mine, count, hidden, stride, width, hs, masked, panels.K, totals.w_hh, work)
+    if masked:
+        spread_products(panels, count, hs, work.tables[4], panels.K, work)
+    else:
+        spread(panels, count, hs, panels.K, work)
+    add_outer(panels, mine, count, hidden, stride, width, totals.w_hh, work)
     if panels.projected:
-        to, height = totals.w_hr, totals.w_hr.shape[1]
-        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, False, panels.H, to, work)
+        spread(panels, count, ms, panels.H, work)
+        add_outer(panels, mine, count, at + stride - slot, stride, totals.w_hr.shape[1], totals.w_hr, work)
 
     # A chunk is summed by itself first, as in ``outer``.
     begin, end = share(work.bias.size, mine.member, mine.members)

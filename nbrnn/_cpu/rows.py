@@ -152,6 +152,24 @@ def add_row(e, net, to, source, n):
 
 
 @primitive
+def add_product(e, net, to, source, by, n):
+    """``to[k] += source[k] * by[k]`` for k < n."""
+    to, source, by, whole = e.ptr(to), e.ptr(source), e.ptr(by), n // e.W
+
+    def vector(b: Int) -> None:
+        at = b * e.W
+        (to + at).store((to + at).load() + (source + at).load() * (by + at).load())
+
+    def number(k: Int) -> None:
+        at = whole * e.W + k
+        product = e.b.fmul((source + at).number(), (by + at).number())
+        (to + at).put_number(e.b.fadd((to + at).number(), product))
+
+    e.each(whole, vector)
+    e.each(n % e.W, number)
+
+
+@primitive
 def zero_row(e, net, to, n):
     """``to[k] = 0`` for k < n."""
     to, whole, zero = e.ptr(to), n // e.W, e.vec(0.0)

@@ -218,8 +218,9 @@ class Unit:
     def masks(self, batch: int, p: float, key: tuple[int, int], layer: int, direction: int) -> Array:
         """What h is multiplied by where it enters W_hh, and the room that ``forward`` wants beside it."""
         masks = aligned((3, batch, self.sizes.Kp), self.dtype)
-        ones = np.broadcast_to(self.dtype.type(1), (1, batch, self.K))
-        _drop(ones, masks[:1, :, : self.K], p, key, _dropout.RECURRENT, layer, direction, 0)
+        own = masks[:1, :, : self.K]
+        own.fill(1)
+        _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
         return masks
 
     # How work is shared, and cut into pieces between which Python looks for an interrupt.
