@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .._kernel import kernel
 from . import tiles
-from .rows import add_row, address, copy_row, primitive, spread_row
+from .rows import add_row, address, copy_row, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
 from .team import assemble, nought, offer, part_ways, share
 
@@ -47,7 +47,7 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces, the first five for each member: four tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
+    """Workspaces, the first five for each member: six tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
     (vectors, CHUNK, W) and (CHUNK, W), sums, and zeros (K,).
     """
 
@@ -88,16 +88,19 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
 
 
 @kernel
-def add_outer(panels, mine, count, a, a_stride, width, rows, n, total, work):
+def add_outer(panels, mine, count, a, a_stride, width, rows, masks, n, total, work):
     """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
 
-    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each.
+    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each;
+    ``masks`` one of addresses of what those are to be multiplied by, 0 for nothing.
     """
     item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
     begin, end = share(width // W, mine.member, mine.members)
     for r in range(count):
         spread_row(panels, slabs + r * W * item, step, rows[r], n)
+        if masks[r] != 0:
+            multiply_slabs(panels, slabs + r * W * item, step, masks[r], n)
     for m in range(begin * W, end * W, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
@@ -114,6 +117,7 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
     don't depend on the number of members.
     """
     xs, hs, ms, dxs = work.tables[0], work.tables[1], work.tables[2], work.tables[3]
+    masks, nothing = work.tables[4], work.tables[5]
     item, stride, slot = saved.itemsize, saved.strides[0], panels.slot * saved.itemsize
     at = address(saved) + first * stride
 
@@ -127,12 +131,12 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
             copy_row(panels, dxs[r], row, panels.I)
 
     width = panels.gates * panels.slot
-    add_outer(panels, mine, count, at, stride, width, xs, panels.I, totals.w_ih, work)
+    add_outer(panels, mine, count, at, stride, width, xs, nothing, panels.I, totals.w_ih, work)
     hidden = at + (panels.sums - panels.gates) * slot
-    add_outer(panels, mine, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
+    add_outer(panels, mine, count, hidden, stride, width, hs, masks, panels.K, totals.w_hh, work)
     if panels.projected:
         to, height = totals.w_hr, totals.w_hr.shape[1]
-        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, panels.H, to, work)
+        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, nothing, panels.H, to, work)
 
     # A chunk is summed by itself first, as in ``outer``.
     begin, end = share(work.bias.size, mine.member, mine.members)
@@ -149,7 +153,7 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
 
 
 @kernel
-def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved, totals, rooms):
+def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add, saved, totals, rooms):
     """Add steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
 
     Parameters
@@ -161,6 +165,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved
     row : where those begin in ``saved``
     x, y : (steps, B, I), (steps, B, K) of the forward run, contiguous in the inner axis
     h : (B, K) the state it began with
+    masks : as for ``forward``
     dx : (steps, B, I), for running sequences written or, with ``add``, added to
     saved : as ``backward`` left it
     totals : Totals, added to
@@ -189,6 +194,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved
                 work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
             work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
             work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
+            work.tables[4, filled] = address(masks) + b * masks.strides[1] if masks.size > 0 else 0
             filled += 1
             row += 1
             if filled == CHUNK:

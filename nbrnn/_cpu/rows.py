@@ -138,3 +138,43 @@ def zero_row(e, net, to, n):
     e.each(whole, lambda b: (to + b * e.W).store(zero))
     rest = to + whole * e.W
     e.each(n % e.W, lambda k: (rest + k).put_number(e.scalar_type(0.0)))
+
+
+# Of workspaces, whose rows are padded: whole vectors.
+
+
+def _padded(e: Emit, n: Int) -> Int:
+    return (n + (e.W - 1)) // e.W
+
+
+@primitive
+def multiply_padded(e, net, to, source, by, n):
+    """``to[k] = source[k] * by[k]`` for k < n, and up to the end of a vector."""
+    to, source, by = e.ptr(to), e.ptr(source), e.ptr(by)
+    e.each(_padded(e, n), lambda b: (to + b * e.W).store((source + b * e.W).load() * (by + b * e.W).load()))
+
+
+@primitive
+def add_product_padded(e, net, to, source, by, n):
+    """``to[k] += source[k] * by[k]`` likewise."""
+    to, source, by = e.ptr(to), e.ptr(source), e.ptr(by)
+
+    def vector(b: Int) -> None:
+        at = b * e.W
+        (to + at).store((to + at).load() + (source + at).load() * (by + at).load())
+
+    e.each(_padded(e, n), vector)
+
+
+@primitive
+def multiply_slabs(e, net, to, slab, by, n):
+    """What ``spread_row`` has spread, times the numbers of a row, likewise."""
+    to, by = e.ptr(to), e.ptr(by)
+    e.each(_padded(e, n), lambda b: (to + b * slab).store((to + b * slab).load() * (by + b * e.W).load()))
+
+
+@primitive
+def zero_padded(e, net, to, n):
+    """``to[k] = 0`` likewise."""
+    to = e.ptr(to)
+    e.each(_padded(e, n), lambda b: (to + b * e.W).store(e.vec(0.0)))
