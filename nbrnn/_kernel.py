@@ -61,13 +61,20 @@ _SOURCES = core_of(_PACKAGE)
 SOURCE_DIGEST = digest_of(*_SOURCES)
 
 
+@functools.cache
+def _digest_for(path: pathlib.Path) -> str:
+    """Digest of what the kernels of a source file are made of."""
+    if path in _SOURCES:
+        return SOURCE_DIGEST
+    return hashlib.sha256(f"{SOURCE_DIGEST} {digest_of(path)}".encode()).hexdigest()[:16]
+
+
 class PackageCache(FunctionCache):  # type: ignore[misc]
     """Numba's function cache with the whole core in the key and one file for each specialisation."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        own = pathlib.Path(function.__code__.co_filename)
-        self._digest = SOURCE_DIGEST if own in _SOURCES else digest_of(*_SOURCES, own)
+        self._digest = _digest_for(pathlib.Path(function.__code__.co_filename))
 
     def _path(self, sig: Any, codegen: Any) -> pathlib.Path:
         options = (
