@@ -1,5 +1,8 @@
 """Recurrent neural networks for people who live in NumPy, SciPy and Numba."""
 
+import importlib
+from typing import Any
+
 from . import decoding, diagnostics, jit, losses, optim, training
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
@@ -45,3 +48,10 @@ __all__ = [
     "save",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``nbrnn.estimators`` is imported when it is asked for: it needs scikit-learn, which takes a second."""
+    if name == "estimators":
+        return importlib.import_module(".estimators", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
