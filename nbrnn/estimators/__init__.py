@@ -9,6 +9,7 @@ if importlib.util.find_spec("sklearn") is None:
     raise ImportError("nbrnn.estimators needs scikit-learn: pip install 'nbrnn[learn]'")
 
 from .classifier import SequenceClassifier
+from .forecaster import Forecaster
 from .regressor import SequenceRegressor
 
-__all__ = ["SequenceClassifier", "SequenceRegressor"]
+__all__ = ["Forecaster", "SequenceClassifier", "SequenceRegressor"]
