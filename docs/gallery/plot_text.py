@@ -8,6 +8,7 @@ by truncated backpropagation through time, and let it write.
 """
 
 import gzip
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,14 +19,15 @@ import nbrnn
 # The data
 # --------
 #
-# Characters become integers.  The last 30,000 are kept aside.
+# Ends of lines are of no interest here, so all white space becomes a single space; then characters become integers.  The
+# last 30,000 are kept aside.
 
 with gzip.open("../data/kjv.txt.gz", "rt") as file:
-    text = file.read(700_000)
+    text = " ".join(file.read(720_000).split())
 alphabet = np.array(sorted(set(text)))
 symbols = np.searchsorted(alphabet, list(text))
 print(f"{len(symbols):,} characters, {len(alphabet)} different ones")
-print(text[:159])
+print(textwrap.fill(text[:300], 90))
 
 # %%
 # One long string is a batch of one, which would be slow.  So we cut it into 32 long columns, which stand side by side:
@@ -116,4 +118,5 @@ ax.grid(alpha=0.3)
 prompt = np.searchsorted(alphabet, list("And the LORD said unto "))
 for temperature in (0.2, 0.6, 1.0, 1.4):
     written = nbrnn.generate(net, prompt, 300, temperature, rng=4)
-    print(f"--- temperature {temperature}\nAnd the LORD said unto {''.join(alphabet[written])}\n")
+    print(f"temperature {temperature}:")
+    print(textwrap.fill("And the LORD said unto " + "".join(alphabet[written]), 90), end="\n\n")
