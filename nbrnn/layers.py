@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import _cells, _check
+from . import _cells, _check, initial
 from .module import Seed
 from .recurrent import Recurrent
 
@@ -34,7 +34,14 @@ class RNN(Recurrent):
     dtype : float32 or float64
         Of parameters, inputs, outputs and all arithmetic.
     rng : numpy.random.Generator, seed or None
-        For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)), and for dropout.
+        For the initial parameters, U(-1/sqrt(H), 1/sqrt(H)) where nothing else is said, and for dropout.
+    recurrent_dropout : float
+        Probability, 0..1, with which ``forward`` drops each number of h where it enters W_hh: the same ones at every
+        step of a sequence, chosen anew for each sequence, layer and direction.
+    kernel_init, recurrent_init : "orthogonal", "glorot", "he", "identity", a function or None
+        What the weight_ih, the weight_hh begin with: see ``nbrnn.initial``; None: as the rest.  The names stand for a
+        matrix drawn for each gate.  A function ``f(shape, rng)`` gives the whole matrix, gates one below the other; it
+        is kept, so for the layer to be pickled it must stand at the top of a module.
 
     Raises
     ------
@@ -43,7 +50,8 @@ class RNN(Recurrent):
 
     References
     ----------
-    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
+    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990); Y. Gal and Z. Ghahramani, arXiv:1512.05287
+    (2016) for ``recurrent_dropout``.
 
     Examples
     --------
@@ -67,11 +75,25 @@ class RNN(Recurrent):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
+        kernel_init: initial.Init = None,
+        recurrent_init: initial.Init = None,
     ) -> None:
         self.nonlinearity: str = _check.choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
         self.cell = _cells.RNNTanh if nonlinearity == "tanh" else _cells.RNNRelu
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
+            rng=rng,
+            recurrent_dropout=recurrent_dropout,
+            kernel_init=kernel_init,
+            recurrent_init=recurrent_init,
         )
 
 
@@ -83,8 +105,10 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As for ``RNN``.  Weights hold the gates in the order r, z, n.
+    dtype, rng, recurrent_dropout, kernel_init, recurrent_init
+        As for ``RNN``.
 
     Raises
     ------
@@ -120,8 +144,10 @@ class LSTM(Recurrent):
         As for ``RNN``.  Weights hold the gates in the order i, f, g, o.
     proj_size : int
         P: size that h is projected to, 0 <= P < H; 0: no projection.
-    dtype, rng
+    dtype, rng, recurrent_dropout, kernel_init, recurrent_init
         As for ``RNN``.
+    forget_bias : float, optional
+        What b_if + b_hf begins with, exactly; 1 or more makes the cell remember from the start.  None: as the rest.
 
     Raises
     ------
@@ -131,7 +157,8 @@ class LSTM(Recurrent):
     References
     ----------
     S. Hochreiter and J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997); F. Gers et al., "Learning
-    to forget", Neural Computation 12 (2000); H. Sak et al., arXiv:1402.1128 (2014) for the projection.
+    to forget", Neural Computation 12 (2000); H. Sak et al., arXiv:1402.1128 (2014) for the projection; R. Jozefowicz et
+    al., "An empirical exploration of recurrent network architectures", ICML (2015) for the bias of the forget gate.
 
     Examples
     --------
@@ -155,12 +182,31 @@ class LSTM(Recurrent):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
+        kernel_init: initial.Init = None,
+        recurrent_init: initial.Init = None,
+        forget_bias: float | None = None,
     ) -> None:
         H, P = _check.size(hidden_size, "hidden_size"), _check.size(proj_size, "proj_size", 0)
         if P >= H:
             raise ValueError(f"proj_size must be smaller than hidden_size ({H}), got {P}")
+        if forget_bias is not None:
+            self.forget_bias = _check.number(forget_bias, "forget_bias")
+            if not _check.flag(bias, "bias"):
+                raise ValueError(f"forget_bias must be None without biases, got {forget_bias!r} with bias=False")
         self.proj_size = P
         self.cell = _cells.LSTMProjected if P else _cells.LSTM
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
+            rng=rng,
+            recurrent_dropout=recurrent_dropout,
+            kernel_init=kernel_init,
+            recurrent_init=recurrent_init,
         )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _cells, _check
+from . import _cells, _check, initial
 from ._axes import Axes
 from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
-from ._engine.chain import Drop, Pass
+from ._engine.chain import Drop, Pass, RecurrentDrop
 from ._engine.rooms import Rooms
 from ._engine.stack import Record, Stack
 from ._memory import require
@@ -37,6 +37,8 @@ class Recurrent(Module):
     _recurrent = True
     #: Size of what h is projected to; 0: it isn't.
     proj_size: int = 0
+    #: What the biases of a gate f begin with, both together; None: as the others.
+    forget_bias: float | None = None
 
     def __init__(
         self,
@@ -50,6 +52,9 @@ class Recurrent(Module):
         *,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
+        recurrent_dropout: float = 0.0,
+        kernel_init: initial.Init = None,
+        recurrent_init: initial.Init = None,
     ) -> None:
         super().__init__(rng)
         self.input_size = _check.size(input_size, "input_size")
@@ -60,6 +65,9 @@ class Recurrent(Module):
         self.dropout = _check.number(dropout, "dropout", 0, 1)
         self.bidirectional = _check.flag(bidirectional, "bidirectional")
         self.dtype = _check.float_dtype(dtype)
+        self.recurrent_dropout = _check.number(recurrent_dropout, "recurrent_dropout", 0, 1)
+        self.kernel_init = initial.known(kernel_init, "kernel_init")
+        self.recurrent_init = initial.known(recurrent_init, "recurrent_init")
         self._axes = Axes(
             self.input_size,
             self.hidden_size,
@@ -71,10 +79,10 @@ class Recurrent(Module):
             self.dtype,
         )
         require(self._called, self.dtype, parameters=self._count())
-        shapes, bound = self._shapes(), 1 / math.sqrt(self.hidden_size)
+        shapes = self._shapes()
         self._parameters = Parameters(shapes, self.dtype)
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
-            self.params[name] = self._rng.uniform(-bound, bound, shape)
+            self.params[name] = self._draw(name, shape)
         self._packed: tuple[Any, Stack] | None = None
         self._rooms = Rooms()
         self._fix()
@@ -103,6 +111,20 @@ class Recurrent(Module):
             if self.proj_size:
                 shapes["weight_hr" + name] = (self.proj_size, self.hidden_size)
         return shapes
+
+    def _draw(self, name: str, shape: Any) -> Array:
+        """What a parameter begins with."""
+        gates = self.cell.gates
+        for kind, setting in (("weight_ih", "kernel_init"), ("weight_hh", "recurrent_init")):
+            init = getattr(self, setting)
+            if name.startswith(kind) and init is not None:
+                return initial.stacked(init, setting, shape, len(gates), self._rng)
+        bound = 1 / math.sqrt(self.hidden_size)
+        values = self._rng.uniform(-bound, bound, shape)
+        if self.forget_bias is not None and name.startswith("bias"):
+            block = values.reshape(len(gates), -1)[gates.index("f")]
+            block[:] = self.forget_bias if name.startswith("bias_ih") else 0  # so that their sum is exact
+        return values
 
     def _by_unit(self, arrays: Mapping[str, Array]) -> list[Mapping[str, Array]]:
         """Arrays named as the parameters, apart for each layer and direction, without the suffix."""
@@ -230,10 +252,7 @@ class Recurrent(Module):
         """
         call = self._axes.call(x, state, lengths, resets)
         checkpoint = self._checkpoint(checkpoint, call.batch.steps)
-        generator, drop = self._generator(rng), None
-        if self.dropout > 0 and self.num_layers > 1:
-            drop = Drop(self.dropout, draw_key(generator))
-        stack, way = self._stack(), Pass(call.batch, drop, checkpoint)
+        stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
         require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
@@ -242,6 +261,17 @@ class Recurrent(Module):
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
         return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
+
+    def _drops(self, rng: np.random.Generator) -> tuple[Drop | None, RecurrentDrop | None]:
+        """The dropouts of a pass, which share one key."""
+        between, recurrent = self.dropout > 0 and self.num_layers > 1, self.recurrent_dropout > 0
+        if not (between or recurrent):
+            return None, None
+        key = draw_key(rng)
+        return (
+            Drop(self.dropout, key) if between else None,
+            RecurrentDrop(self.recurrent_dropout, key) if recurrent else None,
+        )
 
     @staticmethod
     def _checkpoint(checkpoint: Any, steps: int) -> int | None:

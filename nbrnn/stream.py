@@ -98,7 +98,7 @@ class Stream:
             return y if out is None else out
         given, outputs = x[None], y[None]
         for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
-            unit.forward(self._when, given, between, h, c, None, workspace)
+            unit.forward(self._when, given, between, h, c, unit.no_masks, None, workspace)
             given = between
         return y if out is None else out
 

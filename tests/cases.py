@@ -39,6 +39,7 @@ class Case:
     batch_first: bool = False
     batched: bool = True
     dropout: float = 0.0
+    recurrent_dropout: float = 0.0
     ragged: bool = False
     cut: bool = False
     stateful: bool = False
@@ -56,7 +57,7 @@ class Case:
         rng = np.random.default_rng(self.seed)
         options = dict(
             num_layers=self.L, bias=self.bias, batch_first=self.batch_first, dropout=self.dropout,
-            bidirectional=self.bidirectional, dtype=self.dtype, rng=self.seed,
+            bidirectional=self.bidirectional, dtype=self.dtype, rng=self.seed, recurrent_dropout=self.recurrent_dropout,
         )  # fmt: skip
         if self.kind in ("tanh", "relu"):
             self.layer = nbrnn.RNN(self.I, self.H, nonlinearity=self.kind, **options)
@@ -132,7 +133,7 @@ class Case:
             cell = cells.RNN(self.kind)
         else:
             cell = {"GRU": cells.GRU, "MGU": cells.MGU}.get(self.kind, cells.LSTM)()
-        return layers.Layer(cell, self.layer.params, self.L, self.D, self.dropout)
+        return layers.Layer(cell, self.layer.params, self.L, self.D, self.dropout, self.recurrent_dropout)
 
 
 @st.composite

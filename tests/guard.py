@@ -208,6 +208,7 @@ def sweep(kinds, dtype, widths, quick, half=False):
                     T=2 + q % 2, B=B, I=I, H=H, P=1 + H // 2, L=1 + (q % 5 == 0), bidirectional=q % 3 == 0,
                     ragged=q % 2 == 0, cut=q % 4 == 1, stateful=True, seed=q, checkpoint=2 if q % 7 == 0 else None,
                     dropout=0.3 if q % 10 == 0 else 0.0, batch_first=q % 4 == 3,
+                    recurrent_dropout=0.4 if q % 7 in (0, 3) else 0.0,
                 )  # fmt: skip
                 case = Case(kind, dtype, **options)
                 team = forced(*TEAMS[q % 5], wait=0.001) if q % 4 == 1 else contextlib.nullcontext()

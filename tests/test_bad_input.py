@@ -35,6 +35,9 @@ CONSTRUCTORS = [
     (dict(dropout=INF), ValueError, "dropout must be a finite number"),
     (dict(dropout="0.5"), TypeError, "dropout must be a real number"),
     (dict(dropout=True), TypeError, "dropout must be a real number"),
+    (dict(recurrent_dropout=1.1), ValueError, "recurrent_dropout must be a finite number >= 0 and <= 1, got 1.1"),
+    (dict(recurrent_dropout=NAN), ValueError, "recurrent_dropout must be a finite number"),
+    (dict(recurrent_dropout="0.5"), TypeError, "recurrent_dropout must be a real number"),
     (dict(dtype="float16"), TypeError, "dtype must be float32 or float64"),
     (dict(dtype=np.int32), TypeError, "dtype must be float32 or float64"),
     (dict(dtype=None), TypeError, "dtype must be float32 or float64"),
@@ -67,7 +70,7 @@ def test_constructors_of_one_kind():
     for kind in (nbrnn.RNN, nbrnn.GRU):
         with pytest.raises(TypeError):
             kind(3, 5, proj_size=2)
-    for later in ("recurrent_dropout", "forget_bias", "reset_after", "device"):
+    for later in ("forget_bias", "reset_after", "device"):
         with pytest.raises(TypeError, match="unexpected keyword"):
             nbrnn.GRU(3, 5, **{later: 1})
 

@@ -41,11 +41,12 @@ def test_second_process_compiles_nothing(tmp_path, right):
 
 
 def test_one_specialisation_for_each_variant():
-    """Whatever the arrays, shapes and flags: two forward kernels, one backward, one for the gradients."""
+    """Whatever the arrays, shapes and flags: two forward kernels, one backward, one for the gradients, one for dropout."""
     code = """
 import numpy as np, nbrnn
 from nbrnn._cpu import backward, dropout, forward, gradients
-for options in ({}, dict(num_layers=2, bidirectional=True), dict(batch_first=True), dict(bias=False)):
+for options in ({}, dict(num_layers=2, bidirectional=True), dict(batch_first=True), dict(bias=False),
+                dict(num_layers=2, dropout=0.5), dict(recurrent_dropout=0.5)):
     for dtype in (np.float32, np.float64):
         layer = nbrnn.LSTM(3, 5, dtype=dtype, **options)
         x = np.ones((4, 6, 3), dtype)
@@ -62,7 +63,7 @@ for options in ({}, dict(num_layers=2, bidirectional=True), dict(batch_first=Tru
             layer.stream()(x[0, 0]); layer.stream(6)(x[0])
 print(*(len(k.signatures) for k in (forward.forward, backward.backward, gradients.gradients, dropout.dropout)))
 """
-    assert run(code).split() == ["4", "2", "2", "0"]  # two dtypes
+    assert run(code).split() == ["4", "2", "2", "2"]  # two dtypes
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,20 @@
-"""Philox: known answers, and the place as the counter."""
+"""Philox: known answers, and the place as the counter; recurrent dropout as weights with columns of their own."""
+
+import copy
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nbrnn
 from nbrnn._cpu import dropout as module
 from nbrnn._cpu.unit import dropout
+from tests.cases import DTYPES, KINDS, Case, cases
 from tests.reference import philox as reference
+from tests.tolerances import assert_close
+
+same = np.testing.assert_array_equal
 
 #: From the known-answer tests of Random123: counter, key, words.
 KNOWN = [
@@ -53,3 +61,176 @@ def test_forward_drops_and_a_call_does_not():
     assert (a != inferred).any()
     np.testing.assert_array_equal(layer.forward(x, rng=5)[0], layer.forward(x, rng=5)[0])
     np.testing.assert_array_equal(inferred, layer(x)[0])
+
+
+def recurrent_cases(**fixed):
+    """With recurrent dropout."""
+    some = dict(T=st.integers(1, 7), B=st.integers(1, 6), recurrent_dropout=st.sampled_from([0.1, 0.5, 0.9]))
+    return cases(**(some | fixed))
+
+
+def results(case, **changed):
+    """y, states and gradients of x and states: what is promised to the bit; and the gradients of the weights."""
+    y, h, c, grads = case.train(**({"rng": case.seed} | changed))
+    dh, dc = case.split(grads.state)
+    return [a for a in (y, h, c, case.ours(grads.x), dh, dc) if a is not None], grads.flat
+
+
+def key_of(seed):
+    return tuple(map(int, np.random.default_rng(seed).integers(0, 2**32, 2)))
+
+
+def mask(case, layer, direction, b):
+    """What h of a sequence is multiplied by."""
+    p = case.recurrent_dropout
+    kept = [reference.kept(key_of(case.seed), 2, layer, direction, 0, b, u, p) for u in range(case.K)]
+    return np.array(kept) * (1 / (1 - p))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_masks_depend_on_the_place_alone(dtype, bidirectional):
+    case = Case("projected", dtype, B=5, H=9, P=6, L=2, bidirectional=bidirectional, recurrent_dropout=0.3)
+    for n, unit in enumerate(case.layer._stack().units):
+        layer, direction = divmod(n, case.D)
+        got = unit.masks(case.B, 0.3, key_of(case.seed), layer, direction)[0, :, : case.K]
+        wanted = np.array([mask(case, layer, direction, b) for b in range(case.B)]).astype(dtype)
+        assert 0 < (wanted == 0).mean() < 1
+        same(got, wanted)
+
+
+@given(recurrent_cases(dropout=0.0, checkpoint=None))
+def test_dropped_numbers_are_columns_of_zeros(case):
+    """W_hh (m * h) = (W_hh diag(m)) h: each sequence alone, without dropout, in a layer with weights of its own."""
+    y, h, c, grads = case.train(rng=case.seed)
+    dx, (dh, dc) = case.ours(grads.x), case.split(grads.state)
+    total = {name: np.zeros(a.shape) for name, a in grads.params.items()}
+    for b in range(case.B):
+        alone = Case(**{f: getattr(case, f) for f in Case.__dataclass_fields__} | {"recurrent_dropout": 0.0})
+        masks = {}
+        for n, name in enumerate(case.layer._suffixes()):
+            masks["weight_hh" + name] = mask(case, *divmod(n, case.D), b)
+        for name, a in case.layer.params.items():
+            alone.layer.params[name] = a * masks.get(name, 1.0)
+        for name in ("x", "dy", "h", "c", "dh", "dc", "resets"):
+            a = getattr(case, name)
+            setattr(alone, name, None if a is None else a[:, b : b + 1])
+        alone.lengths = None if case.lengths is None else case.lengths[b : b + 1]
+        one_y, one_h, one_c, one = alone.train()
+        one_dh, one_dc = case.split(one.state)
+        for whole, part in ((y, one_y), (h, one_h), (c, one_c), (dx, case.ours(one.x)), (dh, one_dh), (dc, one_dc)):
+            if whole is not None:
+                assert_close(whole[:, b : b + 1], part, case.dtype, 10 * case.T, "a sequence")
+        for name, a in one.params.items():
+            total[name] += a * masks.get(name, 1.0)
+    for name, a in total.items():
+        assert_close(grads.params[name], a, case.dtype, 10 * case.T, name)
+
+
+@given(cases(recurrent_dropout=1.0, T=st.integers(1, 6), B=st.integers(1, 5)))
+def test_with_all_dropped_the_recurrent_weights_are_not_used(case):
+    got, flat = results(case)
+    for name, a in case.layer.params.items():
+        if name.startswith("weight_hh"):
+            case.layer.params[name] = np.full(a.shape, 3.0)
+    again, flat_again = results(case)
+    for a, b in zip(got, again, strict=True):
+        same(a, b)
+    same(flat, flat_again)
+    for name, a in case.layer._parameters.views_of(flat).items():
+        if name.startswith("weight_hh"):
+            assert not a.any()
+
+
+@given(recurrent_cases(dropout=st.sampled_from([0.0, 0.5])))
+def test_inference_never_drops(case):
+    plain = Case(**{f: getattr(case, f) for f in Case.__dataclass_fields__} | {"recurrent_dropout": 0.0})
+    same(case.layer(case.user(case.x), **case.arguments())[0], plain.layer(case.user(case.x), **case.arguments())[0])
+    if not case.bidirectional:
+        streams = case.layer.stream(case.B), plain.layer.stream(case.B)
+        for row in case.x:
+            same(*(stream(row) for stream in streams))
+
+
+@given(recurrent_cases(bidirectional=False, ragged=False, dropout=0.0), st.integers(0, 9))
+def test_a_mask_is_the_same_at_all_times(case, at):
+    """So with one key two pieces are the whole."""
+    at, layer = min(at, case.T), case.layer
+    whole, flat = results(case)
+    cuts = case.resets if case.cut else np.zeros((case.T, case.B), bool)
+
+    def piece(part, state):
+        return layer.forward(
+            case.user(case.x[part]), state, resets=case.user(cuts[part]), checkpoint=case.checkpoint, rng=case.seed
+        )
+
+    y1, state, tape1 = piece(slice(None, at), case.state(case.h, case.c))
+    y2, state, tape2 = piece(slice(at, None), state)
+    g2 = layer.backward(tape2, case.user(case.dy[at:]), case.state(case.dh, case.dc))
+    g1 = layer.backward(tape1, case.user(case.dy[:at]), g2.state)
+    got = [np.concatenate([case.ours(y1), case.ours(y2)]), *case.split(state)]
+    got += [np.concatenate([case.ours(g1.x), case.ours(g2.x)]), *case.split(g1.state)]
+    for a, b in zip([a for a in got if a is not None], whole, strict=True):
+        same(a, b)
+    assert_close(g1.flat + g2.flat, flat, case.dtype, case.T, "weights")
+
+
+@given(recurrent_cases(batched=True, dropout=st.sampled_from([0.0, 0.5])), st.integers(1, 6))
+def test_sequences_that_follow_change_no_bit(case, first):
+    """A mask goes by the place in the batch, whatever comes after it and however the lengths order it."""
+    whole, _ = results(case)
+    for name in ("x", "dy", "h", "c", "dh", "dc", "resets"):
+        a = getattr(case, name)
+        setattr(case, name, None if a is None else a[:, :first])
+    case.lengths = None if case.lengths is None else case.lengths[:first]
+    for a, b in zip(results(case)[0], whole, strict=True):
+        same(a, b[:, :first])
+
+
+@given(recurrent_cases(checkpoint=None, dropout=st.sampled_from([0.0, 0.5])), st.sampled_from([1, 2, 3, "sqrt"]))
+def test_checkpoints_and_retained_tapes_change_no_bit(case, every):
+    plain, flat = results(case)
+    again, flat_again = results(case, checkpoint=every)
+    for a, b in zip(again, plain, strict=True):
+        same(a, b)
+    assert_close(flat_again, flat, case.dtype, case.T, "weights")
+    for checkpoint in (None, every):
+        _, _, tape = case.layer.forward(case.user(case.x), rng=case.seed, checkpoint=checkpoint, **case.arguments())
+        dstate = case.state(case.dh, case.dc)
+        for retain in (True, False):
+            grads = case.layer.backward(tape, case.user(case.dy), dstate, retain=retain)
+            same(case.ours(grads.x), plain[3 if case.has_c else 2])
+            same(grads.flat, flat if checkpoint is None else flat_again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_key_serves_both(kind):
+    """Kinds differ: what passes between layers is dropped as without recurrent dropout."""
+    case = Case(kind, L=2, dropout=0.5, recurrent_dropout=0.5)
+    rng, twin = np.random.default_rng(3), np.random.default_rng(3)
+    case.layer.forward(case.x, rng=rng)
+    twin.integers(0, 2**32, 2)
+    assert rng.bit_generator.state == twin.bit_generator.state
+    drops = case.layer._drops(np.random.default_rng(3))
+    assert drops[0].key == drops[1].key == key_of(3)
+
+
+def test_forward_drops_what_is_recurrent():
+    layer, x = nbrnn.GRU(3, 50, recurrent_dropout=0.5, rng=0), np.ones((4, 2, 3), np.float32)
+    twin = copy.deepcopy(layer)
+    a, b, inferred = layer.forward(x)[0], layer.forward(x)[0], layer(x)[0]
+    np.testing.assert_allclose(a[0], inferred[0], rtol=1e-6)  # nothing to drop of an initial state of zeros
+    assert (a[1:] != b[1:]).any()
+    assert (a[1:] != inferred[1:]).any()
+    same(twin.forward(x)[0], a)
+    same(layer.forward(x, rng=5)[0], layer.forward(x, rng=5)[0])
+
+
+@pytest.mark.parametrize("T, B", [(0, 3), (4, 0), (0, 0)])
+def test_nothing_to_drop(T, B):
+    for kind in KINDS:
+        case = Case(kind, T=T, B=B, L=2, bidirectional=True, stateful=True, recurrent_dropout=0.5)
+        y, h, _, grads = case.train()
+        assert y.shape == (T, B, 2 * case.K)
+        same(h, case.h)
+        assert not grads.flat.any()

@@ -9,7 +9,11 @@ STEP = 1e-6
 
 
 def loss(case, x, h, c):
-    y, state = case.layer(x, case.state(h, c), lengths=case.lengths, resets=case.resets)
+    given = dict(state=case.state(h, c), lengths=case.lengths, resets=case.resets)
+    if case.recurrent_dropout > 0:
+        y, state, _ = case.layer.forward(x, **given, rng=case.seed)
+    else:
+        y, state = case.layer(x, **given)
     after_h, after_c = case.split(state)
     total = (y * case.dy).sum() + (after_h * case.dh).sum()
     return total + (0 if after_c is None else (after_c * case.dc).sum())
@@ -33,12 +37,17 @@ def test_every_gradient(kind, bidirectional):
     check(kind, bidirectional)
 
 
-def check(kind, bidirectional):
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_gradient_with_recurrent_dropout(kind):
+    check(kind, True, recurrent_dropout=0.4, dropout=0.2)
+
+
+def check(kind, bidirectional, **more):
     case = Case(
         kind, "float64", T=5, B=3, I=2, H=4, P=2, L=2, bidirectional=bidirectional, ragged=True, cut=True,
-        stateful=True, seed=11,
+        stateful=True, seed=11, **more,
     )  # fmt: skip
-    _, _, _, grads = case.train()
+    _, _, _, grads = case.train(rng=case.seed)
     dh, dc = case.split(grads.state)
     flat = case.layer.flat.copy()
 

@@ -210,10 +210,11 @@ def test_signatures_are_the_public_face():
     """Names, order and defaults of the arguments, as users know them from torch.nn."""
     recurrent = "num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False"
     more = "*, dtype=float32, rng=None)"
+    of_layers = "*, dtype=float32, rng=None, recurrent_dropout=0.0, kernel_init=None, recurrent_init=None"
     wanted = {
-        nbrnn.RNN: f"(input_size, hidden_size, num_layers=1, nonlinearity='tanh', {recurrent[14:]}, {more}",
-        nbrnn.GRU: f"(input_size, hidden_size, {recurrent}, {more}",
-        nbrnn.LSTM: f"(input_size, hidden_size, {recurrent}, proj_size=0, {more}",
+        nbrnn.RNN: f"(input_size, hidden_size, num_layers=1, nonlinearity='tanh', {recurrent[14:]}, {of_layers})",
+        nbrnn.GRU: f"(input_size, hidden_size, {recurrent}, {of_layers})",
+        nbrnn.LSTM: f"(input_size, hidden_size, {recurrent}, proj_size=0, {of_layers}, forget_bias=None)",
         nbrnn.GRU.__call__: "(self, x, state=None, lengths=None, resets=None, out=None)",
         nbrnn.GRU.forward: "(self, x, state=None, lengths=None, resets=None, rng=None, checkpoint=None)",
         nbrnn.GRU.backward: "(self, tape, dy=None, dstate=None, retain=False)",

@@ -131,7 +131,13 @@ def test_dropout(p, seed):
 def test_dropout_draws_nothing_where_there_is_none():
     rng = np.random.default_rng(0)
     before = copy.deepcopy(rng.bit_generator.state)
-    for layer in (nbrnn.Dropout(0.0), nbrnn.GRU(3, 5, 2), nbrnn.GRU(3, 5, 1, dropout=0.5), nbrnn.Linear(3, 2)):
+    for layer in (
+        nbrnn.Dropout(0.0),
+        nbrnn.GRU(3, 5, 2),
+        nbrnn.GRU(3, 5, 1, dropout=0.5),
+        nbrnn.Linear(3, 2),
+        nbrnn.GRU(3, 5, recurrent_dropout=0.0),
+    ):
         layer.forward(np.ones((4, 2, 3), np.float32), rng=rng)
     assert rng.bit_generator.state == before
     nbrnn.Dropout(0.1).forward(np.ones((4, 2, 3), np.float32), rng=rng)

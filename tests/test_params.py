@@ -210,7 +210,7 @@ def test_params_is_a_mapping():
 
 MAKERS = [
     lambda: nbrnn.RNN(3, 5, nonlinearity="relu", rng=0),
-    lambda: nbrnn.GRU(3, 5, 2, dropout=0.5, bidirectional=True, rng=0),
+    lambda: nbrnn.GRU(3, 5, 2, dropout=0.5, bidirectional=True, recurrent_dropout=0.3, rng=0),
     lambda: nbrnn.LSTM(3, 5, proj_size=2, dtype=np.float32, bias=False, rng=0),
     lambda: nbrnn.Sequential(nbrnn.GRU(3, 5, rng=0), nbrnn.Dropout(0.3, rng=1), nbrnn.Linear(5, 2, rng=2)),
     lambda: nbrnn.Linear(3, 4, activation="tanh", rng=0),
@@ -246,6 +246,7 @@ def test_repr():
         "<RNN(4, 32, num_layers=2, nonlinearity='relu', dropout=0.25, bidirectional=True, dtype=float64): "
         "8,704 parameters>"
     )
+    assert "dtype=float32, recurrent_dropout=0.5)" in repr(nbrnn.GRU(4, 32, recurrent_dropout=0.5))
     assert "proj_size=3" in repr(nbrnn.LSTM(4, 32, proj_size=3))
     net = nbrnn.Sequential(nbrnn.GRU(3, 5), nbrnn.Linear(5, 2, activation="softmax"))
     assert repr(net).splitlines() == [

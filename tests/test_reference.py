@@ -35,6 +35,18 @@ def test_agrees_with_reference(case):
 
 @given(
     cases(
+        recurrent_dropout=st.sampled_from([0.1, 0.5, 1.0]), dropout=st.sampled_from([0.0, 0.4]), T=st.integers(0, 6),
+        B=st.integers(0, 5), H=st.integers(1, 33), I=st.integers(1, 5),
+    )
+)  # fmt: skip
+@examples(1)
+def test_recurrent_dropout_agrees_with_reference(case):
+    low, high = np.random.default_rng(case.seed + 1).integers(0, 2**32, 2)
+    compare(case, (int(low), int(high)), np.random.default_rng(case.seed + 1))
+
+
+@given(
+    cases(
         L=st.integers(2, 3), dropout=st.sampled_from([0.1, 0.5, 1.0]), T=st.integers(1, 5), B=st.integers(1, 4),
         H=st.integers(1, 9), I=st.integers(1, 5),
     )

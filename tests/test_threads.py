@@ -25,16 +25,21 @@ def same_bits(case, **how):
 
 @examples(2)
 @given(
-    cases(kind=st.sampled_from(KINDS), T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 70)),
+    cases(
+        kind=st.sampled_from(KINDS), T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 70),
+        recurrent_dropout=st.sampled_from([0.0, 0.4]),
+    ),
     st.sampled_from(TEAMS),
-)
+)  # fmt: skip
 def test_the_bits_are_those_of_one_thread(case, team):
     same_bits(case, members=team[0], abreast=team[1])
 
 
 @examples(1)
 @given(
-    cases(T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 40)),
+    cases(
+        T=st.integers(0, 9), B=st.integers(0, 9), H=st.integers(1, 40), recurrent_dropout=st.sampled_from([0.0, 0.4])
+    ),
     st.sampled_from([(1, 1), *TEAMS]),
     st.integers(1, 5),
     st.integers(1, 5),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .._kernel import kernel
-from .rows import add_row, address, row_address, zero_row
+from .rows import add_product, add_row, address, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter
 from .steps import carry, cell_backward, columns_back, is_projected, unproject
 from .team import assemble, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
+def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_work):
     """Take the steps of ``forward`` back, from the last one run to the first.
 
     Parameters
@@ -21,6 +21,7 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
     dy : (steps, B, K) gradient for y, contiguous in the inner axis; or (steps, B, 0), which means zero
     dh : (B, K) gradient for the state after, turned into that for the state before
     dc : (B, E * H) the same for what else the cell carries
+    masks : as for ``forward``; [1] is room for what passes through W_hh
     saved : (rows, slots * Hp)
         What ``forward`` kept; its first S slots become the gradients of the sums.
     h_work, c_work, m_work : workspaces (B, Kp), (B, E * Hp), (B, Mp), of zeros
@@ -41,6 +42,10 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
 
     at_h, at_c = address(h_work) + when.first * h_row, address(c_work) + when.first * c_row
     at_m = address(m_work) + when.first * m_work.shape[1] * item
+
+    # So far from dh in the workspace what passes through W_hh, to be multiplied by the mask; or dh itself.
+    masked, at_mask = masks.size > 0, address(masks)
+    apart = at_mask + dy.shape[1] * h_row - address(h_work) if masked else 0
 
     if place == 0:
         gather(net, when, dh, K, h_work)
@@ -67,7 +72,16 @@ def backward(seat, team, net, when, dy, dh, dc, saved, h_work, c_work, m_work):
             unproject(net, n, mine.h, mine.h_count, at_h, at_saved, mine.c, mine.c_count, at_m)
         cell_backward(net, mine.c, mine.c_count, n, at_h, at_m, at_c, at_saved)
         times = meet(seat, friends, size, times)
-        carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h)
+        if masked:
+            # Where ``carry`` adds it shall find nothing; where it overwrites, nothing goes to dh directly.
+            empty = at_h if is_projected(net) else at_h + apart
+            for i in range(n):
+                zero_row(net, empty + i * h_row + mine.h * item, mine.h_count)
+        carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h + apart)
+        if masked:
+            for i in range(n):
+                row_h, mask = at_h + i * h_row + mine.h * item, at_mask + when.order[when.first + i] * h_row
+                add_product(net, row_h, row_h + apart, mask + mine.h * item, mine.h_count)
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
                 zero_row(net, at_h + i * h_row + mine.h * item, mine.h_count)

@@ -5,8 +5,9 @@ For the number at time t, sequence b, unit u of what a layer and direction hand 
     (u // 4,  b,  t,  kind * 2^24 + layer * 2 + direction)
 
 and word u % 4 of the four that come out decides: the number is kept where word >= p * 2^32, and then divided by
-1 - p.  The key is drawn once for each forward pass.  So the bits don't depend on threads, tiles, stretches of time or
-on the processor, and are computed again on the way back instead of being stored.
+1 - p.  Recurrent dropout drops the same units at all times: its t is 0.  The key is drawn once for each forward pass.
+So the bits don't depend on threads, tiles, stretches of time or on the processor, and are computed again on the way
+back instead of being stored.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from .._kernel import kernel
 
-#: What is dropped: what one layer hands to the next; what a Dropout module lets through.
-BETWEEN_LAYERS, MODULE = 0, 1
+#: What is dropped: what one layer hands to the next; what a Dropout module lets through; what of h enters W_hh.
+BETWEEN_LAYERS, MODULE, RECURRENT = 0, 1, 2
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)

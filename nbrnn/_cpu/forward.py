@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._kernel import kernel
-from .rows import address, copy_row, row_address, zero_row
+from .rows import address, copy_row, multiply_row, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
 from .steps import biases, columns_of_step, is_projected, project, step, sum_inputs
 from .team import assemble, meet, nought, offer, part_ways, seats
@@ -33,7 +33,7 @@ def fill(when, x, s, rooms, running_now, table):
 
 
 @kernel
-def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs, ahead):
+def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_work, xs, ahead):
     """Run a stretch of time of one layer and direction.
 
     Parameters
@@ -47,6 +47,9 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         sequence's end
     h : (B, K) hidden state before and, written, after
     c : (B, E * H) what else the cell carries, before and after
+    masks : (3, B, Kp), or of size 0
+        [0]: what h is multiplied by, for each sequence of the caller's, where it enters W_hh.  [1:] are room for two
+        such products, beside ``h_work``.  Of size 0: h enters as it is.
     saved : (rows, slots * Hp) or None
         One row for each step of each sequence, in the order they are run.
     h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (members abreast, rows) for
@@ -71,6 +74,9 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
 
     here, there = address(h_work) + when.first * h_row, address(h_work) + (batch + when.first) * h_row
     at_c, at_m = address(c_work) + when.first * c_row, address(m_work) + when.first * m_work.shape[1] * item
+    # Beside each h in the workspace, so far apart, its product with the mask; or h itself.
+    masked, at_mask = masks.size > 0, address(masks)
+    apart = at_mask + batch * h_row - address(h_work) if masked else 0
     rooms = ahead.shape[0] // groups
     if steps == 1 or rooms < when.last - when.first:
         rooms = 0
@@ -80,6 +86,11 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         gather(net, when, h, K, h_work[0])
         gather(net, when, h, K, h_work[1])
         gather(net, when, c, H, c_work)
+        if masked:
+            for i in range(when.first, when.last):
+                for q in range(2):
+                    at_h, mask = address(h_work) + (q * batch + i) * h_row, at_mask + when.order[i] * h_row
+                    multiply_row(net, at_h + apart, at_h, mask, K)
     times = meet(seat, friends, size, times)
     running_now, kept = nought(), 0
     start, start_stride, inputs = biases(net), 0, net.I
@@ -106,14 +117,16 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
                 was_cut = True
-                zero_row(net, here + i * h_row + mine.h * item, mine.h_count)
+                for q in range(1 + masked):
+                    zero_row(net, here + q * apart + i * h_row + mine.h * item, mine.h_count)
                 for q in range(mine.pieces):
                     zero_row(net, at_c + i * c_row + (q * mine.slot + mine.c) * item, mine.c_count)
         if was_cut:
             times = meet(seat, friends, size, times)
         at_saved = row_address(saved, kept + when.first)
         units, at_xs = (mine.c, mine.c_count), address(table)
-        step(net, *units, s & 1, n, at_xs, inputs, start, start_stride, here, there, at_c, at_m, at_saved)
+        fed = here + apart
+        step(net, *units, s & 1, n, at_xs, inputs, start, start_stride, here, fed, there, at_c, at_m, at_saved)
         if is_projected(net):
             times = meet(seat, friends, size, times)
             project(net, mine.h, mine.h_count, n, at_m, at_saved, there)
@@ -121,6 +134,9 @@ def forward(seat, team, net, when, x, y, h, c, saved, h_work, c_work, m_work, xs
         for i in range(n):
             to, new_h = at_y + when.order[when.first + i] * y.strides[1], there + i * h_row + mine.h * item
             copy_row(net, to, new_h, mine.h_count)
+            if masked:
+                mask = at_mask + when.order[when.first + i] * h_row + mine.h * item
+                multiply_row(net, new_h + apart, new_h, mask, mine.h_count)
         times = meet(seat, friends, size, times)
         here, there = there, here
 

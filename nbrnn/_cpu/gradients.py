@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .._kernel import kernel
 from . import tiles
-from .rows import add_row, address, copy_row, primitive, spread_row
+from .rows import add_row, address, copy_row, primitive, spread_product, spread_row
 from .schedule import cut, first_step, running
 from .team import assemble, nought, offer, part_ways, share
 
@@ -47,7 +47,7 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces, the first five for each member: four tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
+    """Workspaces, the first five for each member: five tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
     (vectors, CHUNK, W) and (CHUNK, W), sums, and zeros (K,).
     """
 
@@ -88,16 +88,30 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
 
 
 @kernel
-def add_outer(panels, mine, count, a, a_stride, width, rows, n, total, work):
-    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
+def spread(panels, count, rows, n, work):
+    """Copy rows to the slabs: ``rows`` is a table of addresses of n numbers each."""
+    slabs, W = address(work.slabs), work.slab.shape[1]
+    for r in range(count):
+        spread_row(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], n)
 
-    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each.
+
+@kernel
+def spread_products(panels, count, rows, masks, n, work):
+    """The same with rows multiplied by others."""
+    slabs, W = address(work.slabs), work.slab.shape[1]
+    for r in range(count):
+        spread_product(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], masks[r], n)
+
+
+@kernel
+def add_outer(panels, mine, count, a, a_stride, width, total, work):
+    """total[0, m, k] += sum over r < count of a[r][m] * b[r][k], for m < width; of the m a member's part.
+
+    ``a`` is the address of padded rows, ``a_stride`` bytes apart; the rows of b stand in the slabs.
     """
     item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
     begin, end = share(width // W, mine.member, mine.members)
-    for r in range(count):
-        spread_row(panels, slabs + r * W * item, step, rows[r], n)
     for m in range(begin * W, end * W, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
@@ -107,7 +121,7 @@ def add_outer(panels, mine, count, a, a_stride, width, rows, n, total, work):
 
 
 @kernel
-def add_chunk(panels, mine, saved, first, count, add, totals, work):
+def add_chunk(panels, mine, saved, first, count, masked, add, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
 
     A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
@@ -127,12 +141,17 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
             copy_row(panels, dxs[r], row, panels.I)
 
     width = panels.gates * panels.slot
-    add_outer(panels, mine, count, at, stride, width, xs, panels.I, totals.w_ih, work)
+    spread(panels, count, xs, panels.I, work)
+    add_outer(panels, mine, count, at, stride, width, totals.w_ih, work)
     hidden = at + (panels.sums - panels.gates) * slot
-    add_outer(panels, mine, count, hidden, stride, width, hs, panels.K, totals.w_hh, work)
+    if masked:
+        spread_products(panels, count, hs, work.tables[4], panels.K, work)
+    else:
+        spread(panels, count, hs, panels.K, work)
+    add_outer(panels, mine, count, hidden, stride, width, totals.w_hh, work)
     if panels.projected:
-        to, height = totals.w_hr, totals.w_hr.shape[1]
-        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, panels.H, to, work)
+        spread(panels, count, ms, panels.H, work)
+        add_outer(panels, mine, count, at + stride - slot, stride, totals.w_hr.shape[1], totals.w_hr, work)
 
     # A chunk is summed by itself first, as in ``outer``.
     begin, end = share(work.bias.size, mine.member, mine.members)
@@ -149,7 +168,7 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
 
 
 @kernel
-def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved, totals, rooms):
+def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add, saved, totals, rooms):
     """Add steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
 
     Parameters
@@ -161,6 +180,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved
     row : where those begin in ``saved``
     x, y : (steps, B, I), (steps, B, K) of the forward run, contiguous in the inner axis
     h : (B, K) the state it began with
+    masks : as for ``forward``
     dx : (steps, B, I), for running sequences written or, with ``add``, added to
     saved : as ``backward`` left it
     totals : Totals, added to
@@ -172,7 +192,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
     work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.slab[q], rooms.bias[q], rooms.zeros)
-    n, filled = nought(), nought()
+    masked, n, filled = masks.size > 0, nought(), nought()
     for s in range(begin, end):
         now = steps - 1 - s if when.reverse else s
         t = when.t0 + now
@@ -189,11 +209,12 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, dx, add, saved
                 work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
             work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
             work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
+            work.tables[4, filled] = address(masks) + b * masks.strides[1]
             filled += 1
             row += 1
             if filled == CHUNK:
-                add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
+                add_chunk(panels, seat, saved, row - filled, filled, masked, add, totals, work)
                 filled = 0
     if filled > 0:
-        add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
+        add_chunk(panels, seat, saved, row - filled, filled, masked, add, totals, work)
     part_ways(seat)

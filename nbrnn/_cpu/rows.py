@@ -102,6 +102,14 @@ def copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))
 
 
+def multiply(e: Emit, to: Ptr, stride: Int, source: Ptr, by: Ptr, n: Int) -> None:
+    """The same with products of two rows' numbers."""
+    whole = n // e.W
+    e.each(whole, lambda b: (to + b * stride).store((source + b * e.W).load() * (by + b * e.W).load()))
+    rest_to, rest, rest_by = to + whole * stride, source + whole * e.W, by + whole * e.W
+    e.each(n % e.W, lambda k: (rest_to + k).put_number(e.b.fmul((rest + k).number(), (rest_by + k).number())))
+
+
 @kernel
 def row_address(array, row):
     """Address of a row of a two-dimensional array; None for None."""
@@ -123,12 +131,42 @@ def spread_row(e, net, to, slab, source, n):
 
 
 @primitive
+def multiply_row(e, net, to, source, by, n):
+    """``to[k] = source[k] * by[k]`` for k < n; ``to`` may be ``source``."""
+    multiply(e, e.ptr(to), e.integer(e.W), e.ptr(source), e.ptr(by), n)
+
+
+@primitive
+def spread_product(e, net, to, slab, source, by, n):
+    """The same into slabs."""
+    multiply(e, e.ptr(to), slab, e.ptr(source), e.ptr(by), n)
+
+
+@primitive
 def add_row(e, net, to, source, n):
     """``to[k] += source[k]`` for k < n."""
     to, source, whole = e.ptr(to), e.ptr(source), n // e.W
     e.each(whole, lambda b: (to + b * e.W).store((to + b * e.W).load() + (source + b * e.W).load()))
     rest_to, rest = to + whole * e.W, source + whole * e.W
     e.each(n % e.W, lambda k: (rest_to + k).put_number(e.b.fadd((rest_to + k).number(), (rest + k).number())))
+
+
+@primitive
+def add_product(e, net, to, source, by, n):
+    """``to[k] += source[k] * by[k]`` for k < n."""
+    to, source, by, whole = e.ptr(to), e.ptr(source), e.ptr(by), n // e.W
+
+    def vector(b: Int) -> None:
+        at = b * e.W
+        (to + at).store((to + at).load() + (source + at).load() * (by + at).load())
+
+    def number(k: Int) -> None:
+        at = whole * e.W + k
+        product = e.b.fmul((source + at).number(), (by + at).number())
+        (to + at).put_number(e.b.fadd((to + at).number(), product))
+
+    e.each(whole, vector)
+    e.each(n % e.W, number)
 
 
 @primitive

@@ -6,6 +6,7 @@ Workspaces are in *slots order*: row i is the i-th sequence that is still runnin
 ========  ===================  ==========================================================================
 xs        table                addresses of rows of x, I numbers each
 h, h_new  [n][Kp]              hidden state before and after the step
+fed       [n][Kp]              what of h enters W_hh: h itself, or h times a mask
 c         [n][E][Hp]           what else the cell carries, in place (E = 1 for the LSTM, 0 for others)
 m         [n][Hp]              what a projection takes
 saved     [n][slots][Hp]       values kept for backward, later the gradients of the sums; None: keep nothing
@@ -132,7 +133,7 @@ def sum_inputs(e, net, first, count, n, xs, to):
 
 
 @primitive
-def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, h_new, c, m, saved):
+def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, fed, h_new, c, m, saved):
     """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
 
     Units [first, first + count), whole blocks of them; ``down``: 1 to begin with the last.  The sums start from the
@@ -141,7 +142,7 @@ def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, h_ne
     """
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
-    xs, start, h, c, w = e.ptr(xs), e.ptr(start), e.ptr(h), e.ptr(c), net.w
+    xs, start, h, fed, c, w = e.ptr(xs), e.ptr(start), e.ptr(h), e.ptr(fed), e.ptr(c), net.w
     keep = None if saved is None else e.ptr(saved)
     if not cell.projected:
         out, out_stride = e.ptr(h_new), z.Kp
@@ -163,7 +164,7 @@ def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, h_ne
             given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs)
             sums = [g + s[G * blocks :] for g, s in zip(given, sums, strict=True)]
             split = (S - G) * blocks
-            given = accumulate([s[split:] for s in sums], [h + (i + r) * z.Kp for r in range(size)], from_h, net.K)
+            given = accumulate([s[split:] for s in sums], [fed + (i + r) * z.Kp for r in range(size)], from_h, net.K)
             sums = [s[:split] + g for g, s in zip(given, sums, strict=True)]
             # Activations row by row, by way of the stack: written out for each row they would be most of the code.
             for r in range(size):

@@ -66,6 +66,7 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
             any_array(dtype, 3, False),
             state,
             state,
+            own_array(dtype, 3),
             saved,
             own_array(dtype, 3),
             work,
@@ -79,11 +80,9 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
 @cached
 def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``backward``."""
-    state, work = any_array(dtype, 2, False), own_array(dtype, 2)
-    return compiled(
-        _backward.backward,
-        (_SEAT, _TEAM, net_type(cell, dtype, lanes), _WHEN, any_array(dtype, 3), state, state, work, work, work, work),
-    )
+    state, masks, work = any_array(dtype, 2, False), own_array(dtype, 3), own_array(dtype, 2)
+    dy, net = any_array(dtype, 3), net_type(cell, dtype, lanes)
+    return compiled(_backward.backward, (_SEAT, _TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work))
 
 
 @cached
@@ -99,7 +98,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 3, False)
     return compiled(
         _gradients.gradients,
-        (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, dx, types.boolean, work, totals, rooms),
+        (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, sums, dx, types.boolean, work, totals, rooms),
     )
 
 
@@ -203,13 +202,26 @@ class Unit:
         block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
         return _gradients.Work(
-            aligned((members, 4, chunk), np.int64),
+            aligned((members, 5, chunk), np.int64),
             aligned((members, chunk, packing.padded(self.I, block)), self.dtype),
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
             aligned((members, chunk, z.W), self.dtype),
             aligned((members, self.cell.sums() * z.Hp), self.dtype),
             aligned_zeros((self.K,), self.dtype),
         )
+
+    @functools.cached_property
+    def no_masks(self) -> Array:
+        """For a pass in which h enters W_hh as it is."""
+        return np.empty((0, 0, 0), self.dtype)
+
+    def masks(self, batch: int, p: float, key: tuple[int, int], layer: int, direction: int) -> Array:
+        """What h is multiplied by where it enters W_hh, and the room that ``forward`` wants beside it."""
+        masks = aligned((3, batch, self.sizes.Kp), self.dtype)
+        own = masks[:1, :, : self.K]
+        own.fill(1)
+        _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
+        return masks
 
     # How work is shared, and cut into pieces between which Python looks for an interrupt.
 
@@ -242,7 +254,15 @@ class Unit:
                 row, start = row + rows, start + count * (not when.reverse)
 
     def forward(
-        self, when: When, x: Array, y: Array, h: Array, c: Array, saved: Array | None, workspace: tuple[Array, ...]
+        self,
+        when: When,
+        x: Array,
+        y: Array,
+        h: Array,
+        c: Array,
+        masks: Array,
+        saved: Array | None,
+        workspace: tuple[Array, ...],
     ) -> None:
         """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
         run = forward_kernel(self.cell, self.dtype, self.lanes, saved is not None)
@@ -250,33 +270,52 @@ class Unit:
         plan = cost.plan(self._work_forward, len(when.order), workers.allowed())
         alone = workers.rouse(plan, len(x))
         if alone == 0 and plan.holds(len(when.order), len(x)):
-            run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, saved, *workspace)
+            run(CALLER, workers.team(plan, len(x)), net, when, x, out, h, c, masks, saved, *workspace)
         else:
             with workers.Sharing(plan, alone) as sharing:
                 for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
                     team = sharing.team(now.stop - now.start)
                     keep = None if saved is None else saved[rows]
-                    run(CALLER, team, net, part, x[now], out[now], h, c, keep, *workspace)
+                    run(CALLER, team, net, part, x[now], out[now], h, c, masks, keep, *workspace)
         if out is not y:
             y[...] = out
 
-    def backward(self, when: When, dy: Array, dh: Array, dc: Array, saved: Array, workspace: tuple[Array, ...]) -> None:
+    def backward(
+        self,
+        when: When,
+        dy: Array,
+        dh: Array,
+        dc: Array,
+        masks: Array,
+        saved: Array,
+        workspace: tuple[Array, ...],
+    ) -> None:
         """See ``_cpu.backward.backward``."""
         run = backward_kernel(self.cell, self.dtype, self.lanes)
         net, dy = self.net_back, readable(dy)
         plan = cost.plan(self._work_back, len(when.order), workers.allowed())
         alone = workers.rouse(plan, len(dy))
         if alone == 0 and plan.holds(len(when.order), len(dy)):
-            run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, saved, *workspace)
+            run(CALLER, workers.team(plan, len(dy)), net, when, dy, dh, dc, masks, saved, *workspace)
         else:
             counts = cost.cuts(plan, len(dy), alone)[::-1]
             with workers.Sharing(plan, alone) as sharing:
                 for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
                     team = sharing.team(now.stop - now.start)
-                    run(CALLER, team, net, part, dy[now], dh, dc, saved[rows], *workspace)
+                    run(CALLER, team, net, part, dy[now], dh, dc, masks, saved[rows], *workspace)
 
     def gradients(
-        self, when: When, x: Array, y: Array, h: Array, dx: Array, add: bool, saved: Array, totals: Any, work: Any
+        self,
+        when: When,
+        x: Array,
+        y: Array,
+        h: Array,
+        masks: Array,
+        dx: Array,
+        add: bool,
+        saved: Array,
+        totals: Any,
+        work: Any,
     ) -> None:
         """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         run = gradients_kernel(self.dtype, self.lanes)
@@ -289,7 +328,7 @@ class Unit:
         with workers.Sharing(plan, 0) as sharing:
             for now in cost.cuts(plan, len(x), 0):
                 team = sharing.team(now)
-                run(CALLER, team, panels, when, done, done + now, row, x, y, h, dx, add, saved, totals, work)
+                run(CALLER, team, panels, when, done, done + now, row, x, y, h, masks, dx, add, saved, totals, work)
                 if done + now < len(x):
                     start = len(x) - done - now if when.reverse else done
                     row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
@@ -344,8 +383,13 @@ def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, dir
     """x (steps, B, D * n) with numbers dropped with probability p, the others divided by 1 - p."""
     x, y = np.require(x, requirements="A"), np.empty(x.shape, x.dtype)
     n = x.shape[2] // directions
-    run, scale = dropout_kernel(x.dtype), x.dtype.type(0 if p == 1 else 1 / (1 - p))
     for d in range(directions):
-        part, place = slice(d * n, (d + 1) * n), kind << 24 | layer << 1 | d
-        run(x[:, :, part], y[:, :, part], key[0], key[1], round(p * 2**32), scale, place, t0)
+        part = slice(d * n, (d + 1) * n)
+        _drop(x[:, :, part], y[:, :, part], p, key, kind, layer, d, t0)
     return y
+
+
+def _drop(x: Array, y: Array, p: float, key: tuple[int, int], kind: int, layer: int, direction: int, t0: int) -> None:
+    """y = x (steps, B, n) of one direction with numbers dropped."""
+    run, scale = dropout_kernel(x.dtype), x.dtype.type(0 if p == 1 else 1 / (1 - p))
+    run(x, y, key[0], key[1], round(p * 2**32), scale, kind << 24 | layer << 1 | direction, t0)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cpu import workers
+from .._cpu.dropout import BETWEEN_LAYERS
 from .._cpu.unit import Unit, dropout
 from .._memory import aligned, aligned_copy
 from .batch import Batch
@@ -35,7 +36,19 @@ class Drop:
 
     def __call__(self, x: Array, layer: int, directions: int, t0: int) -> Array:
         """x (steps, B, D * K), which ``layer`` hands on."""
-        return dropout(x, self.p, self.key, 0, layer, directions, t0)
+        return dropout(x, self.p, self.key, BETWEEN_LAYERS, layer, directions, t0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentDrop:
+    """Dropout of what of h enters W_hh, for one forward pass."""
+
+    p: float
+    key: tuple[int, int]
+
+    def __call__(self, unit: Unit, batch: Batch, layer: int, reverse: bool) -> Array:
+        """The masks of one layer and direction."""
+        return unit.masks(batch.size, self.p, self.key, layer, int(reverse))
 
 
 class Pass(NamedTuple):
@@ -46,6 +59,7 @@ class Pass(NamedTuple):
 
     batch: Batch
     drop: Drop | None = None
+    drop_recurrent: RecurrentDrop | None = None
     checkpoint: int | None = None
 
 
@@ -108,7 +122,13 @@ class Chain:
         for t0 in reversed(starts) if self.reverse else starts:
             yield t0, min(at_most, steps - t0)
 
-    def run(self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> Kept:
+    def masks(self, way: Pass) -> list[Array]:
+        """What each layer's h is multiplied by where it enters W_hh: computed again on the way back."""
+        if way.drop_recurrent is None:
+            return [u.no_masks for u in self.units]
+        return [way.drop_recurrent(u, way.batch, self.first + q, self.reverse) for q, u in enumerate(self.units)]
+
+    def run(self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, masks: list[Array], room: Room) -> Kept:
         """Run the steps of x into y; states change in place."""
         when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
         rows = 0 if room.saved is None else way.batch.rows(t0, len(x))
@@ -116,7 +136,7 @@ class Chain:
             last = q == len(self.units) - 1
             out = y if last else room.between[q][: len(x)]
             saved = None if room.saved is None else room.saved[q][:rows]
-            unit.forward(when, x, out, h[q], c[q], saved, room.work[q])
+            unit.forward(when, x, out, h[q], c[q], masks[q], saved, room.work[q])
             kept.inputs.append(x)
             kept.outputs.append(out)
             if saved is not None:
@@ -127,14 +147,15 @@ class Chain:
     def infer(self, batch: Batch, x: Array, y: Array, h: States, c: States) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
         way, most = Pass(batch), self.comfortable(batch)
+        masks = self.masks(way)
         between = most if len(self.units) > 1 else 0
         key = (self._key, "infer", between, batch.size)
         room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
         if most >= batch.steps:
-            self.run(way, 0, x, y, h, c, room)
+            self.run(way, 0, x, y, h, c, masks, room)
         else:
             for t0, steps in self.stretches(batch.steps, most):
-                self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+                self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, masks, room)
         self.rooms.give(key, room, room.size)
 
     def comfortable(self, batch: Batch) -> int:
@@ -149,14 +170,14 @@ class Chain:
 
         Also what is to be called when the stretches aren't needed any more: it gives their memory back.
         """
-        made, batch = [], way.batch
+        made, batch, masks = [], way.batch, self.masks(way)
         most = max(1, min(way.checkpoint or batch.steps, batch.steps))
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
         key = (self._key, "record", most, batch.size, rows)
         room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows))
         for t0, steps in self.stretches(batch.steps, most):
             stretch = Stretch(t0, steps, list(map(aligned_copy, h)), list(map(aligned_copy, c)))
-            kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+            kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, masks, room)
             if way.checkpoint is None:
                 stretch.kept = kept
             made.append(stretch)
@@ -181,7 +202,7 @@ class Chain:
         size, most = way.batch.size, max(s.steps for s in stretches)
         key = (self._key, "back", most, size, workers.allowed())
         back = self.rooms.take(key, lambda: RoomBack(self.units, most, size))
-        works, between = back.work, back.between
+        works, between, masks = back.work, back.between, self.masks(way)
         room = None if way.checkpoint is None else Room(self.units, most, size, most * size)
         scratch = aligned((0 if room is None else most, size, self.units[-1].K), dx.dtype)
         for stretch in reversed(stretches):
@@ -189,7 +210,7 @@ class Chain:
             now, kept = slice(t0, t0 + steps), stretch.kept
             if room is not None:
                 h, c = list(map(aligned_copy, stretch.h)), list(map(aligned_copy, stretch.c))
-                kept = self.run(way, t0, x[now], scratch[:steps], h, c, room)
+                kept = self.run(way, t0, x[now], scratch[:steps], h, c, masks, room)
             assert kept is not None
             when = way.batch.when(t0, self.reverse)
             gradient = np.empty((steps, size, 0), dx.dtype) if dy is None else dy[now]
@@ -197,10 +218,11 @@ class Chain:
                 unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
                 if retain and room is None:
                     saved = aligned_copy(saved)  # the way back works in place
-                unit.backward(when, gradient, dh[q], dc[q], saved, backward_work)
+                unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
                 given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
                 adding = add and q == 0
-                unit.gradients(when, given, gave, stretch.h[q], into, adding, saved, totals[q], gradients_work)
+                began = stretch.h[q]
+                unit.gradients(when, given, gave, began, masks[q], into, adding, saved, totals[q], gradients_work)
                 gradient = into
                 if q > 0 and way.drop is not None:
                     gradient = way.drop(into, self.first + q - 1, 1, t0)

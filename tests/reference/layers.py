@@ -14,11 +14,12 @@ class Layer:
     params : mapping
         torch's names; biases may be missing.
     layers, directions : int
-    dropout : float
+    dropout, recurrent_dropout : float
     """
 
-    def __init__(self, cell, params, layers, directions, dropout=0.0):
-        self.cell, self.layers, self.directions, self.dropout = cell, layers, directions, dropout
+    def __init__(self, cell, params, layers, directions, dropout=0.0, recurrent_dropout=0.0):
+        self.cell, self.layers, self.directions = cell, layers, directions
+        self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         self.weights = []
         self.names = []
         for layer in range(layers):
@@ -37,8 +38,13 @@ class Layer:
         """What dropout multiplies by."""
         if self.dropout == 0 or layer == self.layers - 1 or key is None:
             return np.ones(units)
-        drawn = [kept(key, 0, layer, direction, t, b, u, self.dropout) for u in range(units)]
-        return np.array(drawn) / (1 - self.dropout) if self.dropout < 1 else np.zeros(units)
+        return _mask(key, 0, layer, direction, t, b, units, self.dropout)
+
+    def _fed(self, key, unit, b, units):
+        """What h is multiplied by where it enters W_hh, at all times."""
+        if self.recurrent_dropout == 0 or key is None:
+            return np.ones(units)
+        return _mask(key, 2, *divmod(unit, self.directions), 0, b, units, self.recurrent_dropout)
 
     def forward(self, x, h, c, lengths=None, resets=None, key=None):
         """x (T, B, I), h (L*D, B, K), c (L*D, B, H) -> y, h, c, trace."""
@@ -55,10 +61,11 @@ class Layer:
                 for d in range(self.directions):
                     unit = layer * self.directions + d
                     state_h, state_c = h[unit, b].copy(), c[unit, b].copy()
+                    weights = _masked(self.weights[unit], self._fed(key, unit, b, K))
                     for t in range(length) if d == 0 else reversed(range(length)):
                         if _cut(resets, t, b, d, length):
                             state_h, state_c = np.zeros_like(state_h), np.zeros_like(state_c)
-                        state_h, state_c, trace = self.cell.forward(self.weights[unit], given[t], state_h, state_c)
+                        state_h, state_c, trace = self.cell.forward(weights, given[t], state_h, state_c)
                         traces[unit, b, t] = trace
                         gave[t][d * K : (d + 1) * K] = state_h
                     h[unit, b], c[unit, b] = state_h, state_c
@@ -88,11 +95,14 @@ class Layer:
                     unit = layer * self.directions + d
                     part = slice(d * K, (d + 1) * K)
                     state_h, state_c = dh[unit, b], dc[unit, b]
+                    fed = self._fed(key, unit, b, K)
+                    weights = _masked(self.weights[unit], fed)
                     for t in reversed(range(length)) if d == 0 else range(length):
                         state_h = state_h + dgave[t][part] * self._keep(key, layer, d, t, b, K)
                         dinput, state_h, state_c, gradients = self.cell.backward(
-                            self.weights[unit], traces[unit, b, t], state_h, state_c
+                            weights, traces[unit, b, t], state_h, state_c
                         )
+                        gradients["w_hh"] = gradients["w_hh"] * fed
                         dgiven[t] = dgiven[t] + dinput
                         for name, value in gradients.items():
                             totals[unit][name] += value
@@ -105,6 +115,17 @@ class Layer:
         names = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "w_hr": "weight_hr"}
         named = {names[k] + name: v for name, t in zip(self.names, totals, strict=True) for k, v in t.items()}
         return dx, dh, dc, named
+
+
+def _mask(key, kind, layer, direction, t, b, units, p):
+    """Zeros where a number is dropped, else 1 / (1 - p)."""
+    drawn = [kept(key, kind, layer, direction, t, b, u, p) for u in range(units)]
+    return np.array(drawn) / (1 - p) if p < 1 else np.zeros(units)
+
+
+def _masked(weights, fed):
+    """The weights for which W_hh h is W_hh (fed * h): columns multiplied."""
+    return weights | {"w_hh": weights["w_hh"] * fed}
 
 
 def _cut(resets, t, b, direction, length):
