@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from . import _check, _parts
 from ._bridge import cross, cross_back, require_fit, split
 from ._params import Parameters
-from ._search import Decoder, greedy
+from ._search import Decoder, greedy, greedy_alone
 from ._search import beam as search
 from .attention import KINDS, Attention, Looked
 from .module import Gradients, Module, Seed, Tape
@@ -275,7 +275,9 @@ class Seq2Seq(Module):
             The logits aren't finite.
         """
         most = _check.size(max_length, "max_length")
-        batch, decoder = self._open(source, lengths)
+        batch, decoder = self._open(source, lengths, alone=True)
+        if batch == 1:
+            return greedy_alone(decoder, self.start, self.end, most)
         return greedy(decoder, batch, self.start, self.end, most)
 
     def beam(
@@ -318,15 +320,16 @@ class Seq2Seq(Module):
         batch, decoder = self._open(source, lengths)
         return search(decoder, batch, self.start, self.end, most, width, penalty)
 
-    def _open(self, source: Array, lengths: Any) -> tuple[int, Decoder]:
-        """How many sources there are, and a decoder that has read them."""
+    def _open(self, source: Array, lengths: Any, alone: bool = False) -> tuple[int, Decoder]:
+        """How many sources there are, and a decoder that has read them: if ``alone``, without an axis for only one."""
         source = self._sequences(source, "source", self._reader)
         ends = _ends(lengths, "lengths", source)
         s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends)
         memory = None if self._looking is None else self._looking.memory(s, ends)
         batch = source.shape[1]
-        writer = _parts.Steps(self._writer, batch, cross(self._reader, after, self._writer), self._symbols)
-        speaker = _parts.Steps(self._speaker, batch, [None] * len(self._speaker))
+        size = None if alone and batch == 1 else batch
+        writer = _parts.Steps(self._writer, size, cross(self._reader, after, self._writer), self._symbols)
+        speaker = _parts.Steps(self._speaker, size, [None] * len(self._speaker))
         return batch, Decoder(writer, self._looking, memory, speaker)
 
     # What users give.
