@@ -14,7 +14,7 @@ from .module import Module, Tape
 from .networks import Sequential
 from .pointwise import Dropout, Linear, product
 from .recurrent import Recurrent
-from .stateless import Stateless
+from .stateless import Stateless, inside
 from .stream import Stream
 
 Array = NDArray[Any]
@@ -42,6 +42,35 @@ def symbols(x: Any, name: str) -> Array:
     if given.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {given.dtype}")
     return given
+
+
+def symbol(value: Any, name: str, count: int) -> int:
+    """One of so many symbols."""
+    number = _check.size(value, name, 0)
+    if number >= count:
+        raise ValueError(f"{name} must be < {count}, the number of the decoder's symbols, got {number}")
+    return number
+
+
+def ends(lengths: Any, name: str, x: Array) -> Array | None:
+    """Lengths of x (T, B, ...), checked."""
+    if lengths is None:
+        return None
+    try:
+        return _check.lengths(lengths, x.shape[1], x.shape[0])
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("lengths", name, 1)) from None
+
+
+def inside_of(a: Any, ends: Array | None) -> Array:
+    """a (T, B, n), 0 past the ends."""
+    return a if ends is None else np.where(inside(ends, len(a))[..., None], a, a.dtype.type(0))
+
+
+def kind(value: Any) -> str:
+    """What a value is, for what is said of it."""
+    several = isinstance(value, tuple | list)
+    return f"a {type(value).__name__} of {len(value)}" if several else type(value).__name__
 
 
 def symbols_in(net: Module, name: str) -> int:

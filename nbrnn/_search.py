@@ -18,6 +18,8 @@ Array = NDArray[Any]
 class Decoder:
     """A decoder step by step: of W sequences for each source those that go on; all, and W = 1, to begin with.
 
+    Where the writer and the speaker were made without an axis for sequences, there is one source and one sequence.
+
     Parameters
     ----------
     writer : Steps
@@ -33,10 +35,12 @@ class Decoder:
         self.writer, self.attention, self.memory, self.speaker = writer, attention, memory, speaker
         self.going: Array | None = None  # (B, W); None: all, with W = 1
 
-    def __call__(self, symbols: Array) -> Array:
-        """Logits (N, C) of what comes after the symbols (N,) of those that go on."""
+    def __call__(self, symbols: Any) -> Array:
+        """Logits (N, C) of what comes after the symbols (N,) of those that go on; without N for one by itself."""
         h = self.writer(symbols)
         if self.attention is not None and self.memory is not None:
+            if h.ndim == 1:
+                return self.speaker(self.attention(self.memory, h[None, None])[0, 0])
             going = np.ones((len(h), 1), np.bool_) if self.going is None else self.going
             places = np.zeros((*going.shape, h.shape[1]), h.dtype)
             places[going] = h
@@ -78,6 +82,18 @@ def greedy(decoder: Decoder, batch: int, start: int, end: int, most: int) -> lis
     for row, (places, now) in zip(table, said, strict=True):
         row[places] = now
     return [column[:n].copy() for column, n in zip(table.T, (table != end).sum(0), strict=True)]
+
+
+def greedy_alone(decoder: Decoder, start: int, end: int, most: int) -> list[Array]:
+    """The same for the only source of a decoder without an axis for sequences, faster."""
+    said: list[int] = []
+    symbol = start
+    while len(said) < most:
+        symbol = int(likeliest(decoder(symbol)))
+        if symbol == end:
+            break
+        said.append(symbol)
+    return [np.array(said, np.int64)]
 
 
 def beam(

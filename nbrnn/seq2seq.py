@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from . import _check, _parts
 from ._bridge import cross, cross_back, require_fit, split
 from ._params import Parameters
-from ._search import Decoder, greedy
+from ._search import Decoder, greedy, greedy_alone
 from ._search import beam as search
 from .attention import KINDS, Attention, Looked
 from .module import Gradients, Module, Seed, Tape
 from .recurrent import Recurrent
-from .stateless import inside
 
 Array = NDArray[Any]
 
@@ -93,7 +92,7 @@ class Seq2Seq(Module):
         symbols, classes = _parts.symbols_in(decoder, "decoder"), _parts.size_out(_parts.leaves(decoder))
         if classes > symbols:
             raise ValueError(f"decoder must take all symbols that it gives, got {classes} logits for {symbols} symbols")
-        self.start, self.end = _symbol(start, "start", symbols), _symbol(end, "end", classes)
+        self.start, self.end = _parts.symbol(start, "start", symbols), _parts.symbol(end, "end", classes)
         self._symbols, self._looking = symbols, None
         if self.attention is not None:
             sizes = _parts.size_out(self._reader), _parts.size_out(self._writer)
@@ -141,12 +140,43 @@ class Seq2Seq(Module):
             As of the parts.
         """
         source, given, ends = self._enter(x, state, lengths)
-        s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends[0])
-        h, after = _parts.run(self._writer, given, cross(self._reader, after, self._writer), ends[1])
+        s, h, after = self._run(source, given, ends)
         if self._looking is not None:
-            h = _inside(self._looking(self._looking.memory(s, ends[0]), h.swapaxes(0, 1)).swapaxes(0, 1), ends[1])
+            h = _parts.inside_of(
+                self._looking(self._looking.memory(s, ends[0]), h.swapaxes(0, 1)).swapaxes(0, 1), ends[1]
+            )
         y, rest = _parts.run(self._speaker, h, [None] * len(self._speaker), ends[1])
         return self._turn(y), _parts.nest(self.decoder, iter(after + rest))
+
+    def attention_weights(self, x: Any, lengths: Any = None) -> Array:
+        """Where each step of the decoder looks: softmax(score(h_t, s_j)).
+
+        Parameters
+        ----------
+        x, lengths
+            As in a call.
+
+        Returns
+        -------
+        ndarray, shape (T, B, J), or (B, T, J) with ``batch_first``
+            For T steps of the decoder and J of the source; 0 past the ends of either.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As in a call, or there is no attention.
+        """
+        if self._looking is None:
+            raise ValueError("attention must be 'dot' or 'general' for weights, got None")
+        source, given, ends = self._enter(x, None, lengths)
+        s, h, _ = self._run(source, given, ends)
+        looked = self._looking.forward(self._looking.memory(s, ends[0]), h.swapaxes(0, 1))
+        return self._turn(_parts.inside_of(looked.weights.swapaxes(0, 1), ends[1]))
+
+    def _run(self, source: Array, given: Array, ends: Any) -> tuple[Array, Array, list[Any]]:
+        """Outputs of the encoder, those of the decoder's last recurrent part, and the states of its parts up to it."""
+        s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends[0])
+        return s, *_parts.run(self._writer, given, cross(self._reader, after, self._writer), ends[1])
 
     def forward(self, x: Any, state: None = None, lengths: Any = None, *, rng: Seed = None) -> tuple[Array, Any, Tape]:
         """Run for training.
@@ -180,7 +210,7 @@ class Seq2Seq(Module):
         )
         if self._looking is not None:
             looked = self._looking.forward(self._looking.memory(s, ends[0]), h.swapaxes(0, 1))
-            h = _inside(looked.y.swapaxes(0, 1), ends[1])
+            h = _parts.inside_of(looked.y.swapaxes(0, 1), ends[1])
             h.flags.writeable = False
         y, rest, speaking = _parts.forward(self._speaker, h, [None] * len(self._speaker), ends[1], random)
         y = self._turn(y)
@@ -228,7 +258,7 @@ class Seq2Seq(Module):
         dh, _, flats = _parts.backward(self._speaker, tape.speaking, dy, dstates[count:], retain)
         ds, looking = None, []
         if self._looking is not None and tape.looked is not None:
-            dh, ds, flat = self._looking.backward(tape.looked, _inside(dh, tape.ends).swapaxes(0, 1))
+            dh, ds, flat = self._looking.backward(tape.looked, _parts.inside_of(dh, tape.ends).swapaxes(0, 1))
             dh, looking = dh.swapaxes(0, 1), [flat]
         dgiven, dbefore, writing = _parts.backward(self._writer, tape.writing, dh, dstates[:count], retain)
         dafter = cross_back(self._reader, dbefore, self._writer)
@@ -275,7 +305,9 @@ class Seq2Seq(Module):
             The logits aren't finite.
         """
         most = _check.size(max_length, "max_length")
-        batch, decoder = self._open(source, lengths)
+        batch, decoder = self._open(source, lengths, alone=True)
+        if batch == 1:
+            return greedy_alone(decoder, self.start, self.end, most)
         return greedy(decoder, batch, self.start, self.end, most)
 
     def beam(
@@ -318,15 +350,16 @@ class Seq2Seq(Module):
         batch, decoder = self._open(source, lengths)
         return search(decoder, batch, self.start, self.end, most, width, penalty)
 
-    def _open(self, source: Array, lengths: Any) -> tuple[int, Decoder]:
-        """How many sources there are, and a decoder that has read them."""
+    def _open(self, source: Array, lengths: Any, alone: bool = False) -> tuple[int, Decoder]:
+        """How many sources there are, and a decoder that has read them: if ``alone``, without an axis for only one."""
         source = self._sequences(source, "source", self._reader)
-        ends = _ends(lengths, "lengths", source)
+        ends = _parts.ends(lengths, "lengths", source)
         s, after = _parts.run(self._reader, source, [None] * len(self._reader), ends)
         memory = None if self._looking is None else self._looking.memory(s, ends)
         batch = source.shape[1]
-        writer = _parts.Steps(self._writer, batch, cross(self._reader, after, self._writer), self._symbols)
-        speaker = _parts.Steps(self._speaker, batch, [None] * len(self._speaker))
+        size = None if alone and batch == 1 else batch
+        writer = _parts.Steps(self._writer, size, cross(self._reader, after, self._writer), self._symbols)
+        speaker = _parts.Steps(self._speaker, size, [None] * len(self._speaker))
         return batch, Decoder(writer, self._looking, memory, speaker)
 
     # What users give.
@@ -349,9 +382,9 @@ class Seq2Seq(Module):
         if state is not None:
             raise ValueError(f"state must be None for Seq2Seq, got {type(state).__name__}")
         if not isinstance(x, tuple | list) or len(x) != 2:
-            raise TypeError(f"x must be a pair (source, decoder_input), got {_kind(x)}")
+            raise TypeError(f"x must be a pair (source, decoder_input), got {_parts.kind(x)}")
         if lengths is not None and (not isinstance(lengths, tuple | list) or len(lengths) != 2):
-            raise TypeError(f"lengths must be a pair (of the source, of decoder_input), got {_kind(lengths)}")
+            raise TypeError(f"lengths must be a pair (of the source, of decoder_input), got {_parts.kind(lengths)}")
         source = self._sequences(x[0], "source", self._reader)
         given = self._sequences(x[1], "decoder_input", self._writer)
         if source.shape[1] != given.shape[1]:
@@ -359,7 +392,7 @@ class Seq2Seq(Module):
                 f"source and decoder_input must have one batch size, got {source.shape[1]} and {given.shape[1]}"
             )
         pair = (None, None) if lengths is None else lengths
-        return source, given, (_ends(pair[0], "lengths[0]", source), _ends(pair[1], "lengths[1]", given))
+        return source, given, (_parts.ends(pair[0], "lengths[0]", source), _parts.ends(pair[1], "lengths[1]", given))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_parameters": None}  # the parts have them
@@ -395,30 +428,3 @@ class Seq2SeqTape(Tape):
 
     def _release(self) -> None:
         del self.reading, self.writing, self.looked, self.speaking
-
-
-def _inside(a: Any, ends: Array | None) -> Array:
-    """a (T, B, n), 0 past the ends."""
-    return a if ends is None else np.where(inside(ends, len(a))[..., None], a, a.dtype.type(0))
-
-
-def _ends(lengths: Any, name: str, x: Array) -> Array | None:
-    """Lengths of x (T, B, ...), checked."""
-    if lengths is None:
-        return None
-    try:
-        return _check.lengths(lengths, x.shape[1], x.shape[0])
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("lengths", name, 1)) from None
-
-
-def _symbol(value: Any, name: str, count: int) -> int:
-    number = _check.size(value, name, 0)
-    if number >= count:
-        raise ValueError(f"{name} must be < {count}, the number of the decoder's symbols, got {number}")
-    return number
-
-
-def _kind(value: Any) -> str:
-    several = isinstance(value, tuple | list)
-    return f"a {type(value).__name__} of {len(value)}" if several else type(value).__name__

@@ -52,7 +52,8 @@ class Stream:
         else:
             self._state = aligned_zeros((L, 1 + E, H), stack.dtype)
             self._h, self._c = self._state[:, :1, :K], self._state[:, 1:].reshape(L, 1, E * H)
-            self._net, unit = join_forward([unit.net for unit in units]), units[0]
+            unit = units[0]
+            self._net = unit.net if L == 1 else join_forward([unit.net for unit in units])
             self._step = jit.entry(unit.cell, unit.dtype, unit.lanes)
         self._dtype, self._in, self._out = stack.dtype, (axes.I,), (K,)
 

@@ -245,6 +245,7 @@ def test_signatures_are_the_public_face():
         nbrnn.generate: "(net, prompt, n, temperature=1.0, top_k=None, rng=None)",
         nbrnn.Seq2Seq: "(encoder, decoder, attention=None, *, start, end, rng=None)",
         nbrnn.Seq2Seq.forward: "(self, x, state=None, lengths=None, *, rng=None)",
+        nbrnn.Seq2Seq.attention_weights: "(self, x, lengths=None)",
         nbrnn.Seq2Seq.greedy: "(self, source, lengths=None, max_length=100)",
         nbrnn.Seq2Seq.beam: "(self, source, lengths=None, max_length=100, beam=5, length_penalty=0.0)",
         nbrnn.Linear: f"(in_features, out_features, bias=True, activation=None, {more}",

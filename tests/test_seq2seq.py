@@ -221,6 +221,7 @@ def test_batch_first_is_a_matter_of_axes():
     dy = np.random.default_rng(0).normal(size=y.shape)
     a, b = first.backward(tape, dy), second.backward(tape_too, np.ascontiguousarray(dy.swapaxes(0, 1)))
     np.testing.assert_allclose(a.flat, b.flat, rtol=1e-12, atol=1e-14)
+    same(first.attention_weights(x, lengths).swapaxes(0, 1), second.attention_weights(turned, lengths))
     for one, other in zip(first.greedy(x[0], lengths[0]), second.greedy(turned[0], lengths[0]), strict=True):
         same(one, other)
 
@@ -239,8 +240,14 @@ def test_attention_is_that_of_the_paper(attention, dtype):
     weights = [
         np.asarray(net.params[f"attention.weight_{k}"], np.float64) for k in ("ca" if attention == "general" else "c")
     ]
+    looks = net.attention_weights(x, lengths)
+    assert looks.shape == (4, 3, 6)
+    assert looks.dtype == dtype
     for b, (n, m) in enumerate(zip(*lengths, strict=True)):
-        wanted, _ = attend(h[:m, b], s[:n, b], *weights)
+        wanted, wanted_weights = attend(h[:m, b], s[:n, b], *weights)
+        assert_close(looks[:m, b, :n], wanted_weights, dtype, 10, f"weights of sequence {b}")
+        assert not looks[m:, b].any()
+        assert not looks[:, b, n:].any()
         wanted = wanted @ np.asarray(last.params["weight"], np.float64).T + last.params["bias"]
         assert_close(y[:m, b], wanted, dtype, 10, f"sequence {b}")
 
@@ -635,6 +642,7 @@ def test_bad_input():
         (lambda: net((s + 10, w)), ValueError, "must lie in 0..4"),
         (lambda: floats((np.zeros((2, 3), np.float32), w)), ValueError, r"source must have shape \(B, T, n\)"),
         (lambda: floats((np.zeros((2, 3, 3)), w)), TypeError, "source must be of dtype float32"),
+        (lambda: floats.attention_weights((s, w)), ValueError, "attention must be 'dot' or 'general' .*, got None"),
         (lambda: net.greedy(s, [1]), ValueError, r"lengths must have shape \(2,\)"),
         (lambda: net.greedy(s, max_length=0), ValueError, "max_length must be >= 1"),
         (lambda: net.beam(s, beam=0), ValueError, "beam must be >= 1"),
