@@ -171,7 +171,6 @@ for above, below, b in zip(axes[::2], axes[1::2], [*long, wrong], strict=True):
     above.set_title(f"read as {read}" + (f", is {true}" if read != true else ""))
     for digit in range(10):
         below.fill_between(range(T), p[:, digit + 1], color=colours[digit], alpha=0.7, lw=0)
-        t = p[:, digit + 1].argmax()
     for t in range(T):
         digit = p[t, 1:].argmax()
         peak = p[max(0, t - 1) : t + 2, digit + 1].max()

@@ -96,14 +96,13 @@ after_one = entropy(symbols[:-1], symbols[1:]) - entropy(symbols[:-1])
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 ax.plot(range(1, 1 + updates), bits, color="tab:blue", lw=0.8)
-ax.axhline(test_bits, color="tab:red", lw=1.2)
 for level, name, colour in (
     (alone, "by frequency", "0.35"),
     (after_one, "knowing one character before", "0.35"),
     (test_bits, "LSTM, held-back text", "tab:red"),
 ):
     ax.axhline(level, color=colour, lw=1, ls="--")
-    ax.text(updates, level + 0.04, name, ha="right", color=colour)
+    ax.text(updates - 5, level + 0.06, name, ha="right", color=colour)
 ax.set(xlabel="update", ylabel="bits per character", xlim=(0, updates), ylim=(1.5, 5))
 ax.grid(alpha=0.3)
 
