@@ -2,8 +2,8 @@
 Training with SciPy: L-BFGS against Adam
 ========================================
 
-``net.flat`` is all parameters of a network as one vector, and ``backward`` gives their gradient in the same order.  So any
-optimiser for functions of a vector can train it, those of ``scipy.optimize`` first of all.
+``net.flat`` is all parameters of a network as one vector, and ``backward`` gives their gradient in the same order.  So
+any optimiser for functions of a vector can train it, those of ``scipy.optimize`` first of all.
 
 For a small network and a series of a few hundred numbers, where the whole of the data is a single batch, the loss is
 smooth and has no noise.  That is what quasi-Newton methods are made for.
@@ -33,8 +33,8 @@ x, target = z[: first - 1], z[1:first]
 # A function of a vector
 # ----------------------
 #
-# ``minimize`` wants a function that takes the parameters and returns a number and its gradient.  SciPy computes in float64.
-# A network with ``dtype="float64"`` does so too, and a line search can go on to the last digits.
+# ``minimize`` wants a function that takes the parameters and returns a number and its gradient.  SciPy computes in
+# float64. A network with ``dtype="float64"`` does so too, and a line search can go on to the last digits.
 #
 # A few hundred parameters for 258 numbers are many, and L-BFGS finds the ways to learn them by heart sooner than Adam.
 # So the function has a second part, which keeps the parameters small (ridge regression has the same).
@@ -143,6 +143,7 @@ ax.grid(alpha=0.3)
 _ = ax.legend()
 
 # %%
-# L-BFGS goes further, without a setting to choose.  The forecasts of the years held back are about as good by
-# either: what is left of the loss there is noise, and being the better optimiser doesn't make the better model.
-# Where the data must be gone through in batches, the function is another one at each call, and Adam is the better choice.
+# L-BFGS goes further, without a setting to choose.  Where a line of it turns level it has found a minimum, though not
+# the lowest one.  The forecasts of the years held back are about as good by either: what is left of the loss there is
+# noise, and being the better optimiser doesn't make the better model. Where the data must be gone through in batches,
+# the function is another one at each call, and Adam is the better choice.
