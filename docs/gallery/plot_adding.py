@@ -157,7 +157,9 @@ def copy(kind, lr, updates, seed=0):
     score = np.mean(y[-SYMBOLS:].argmax(-1) == target[-SYMBOLS:])
     value, _ = nbrnn.losses.cross_entropy(y, target)
     baseline = SYMBOLS * np.log(KINDS) / len(x)
-    print(f"{kind.__name__}: {score:.1%} right over {MOST} blanks, cross entropy {value:.4f}, without memory {baseline:.4f}")
+    print(
+        f"{kind.__name__}: {score:.1%} right over {MOST} blanks, cross entropy {value:.4f}, without memory {baseline:.4f}"
+    )
     return blanks, right
 
 
