@@ -651,3 +651,29 @@ def test_bad_input():
         with pytest.raises(error, match=words):
             call()
     same(net(([[0, 1]], [[2, 3]]))[0], net((np.array([[0, 1]]), np.array([[2, 3]], np.int8)))[0])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_fit_trains_it(batch_first):
+    """On batches, and on lists of sequences of any lengths."""
+    net = make("dot", batch_first=batch_first, dtype=np.float32, symbols=6, width=8, hidden=16)
+    rng, start, end = np.random.default_rng(0), net.start, net.end
+    sources = [rng.integers(0, 4, rng.integers(1, 6)) for _ in range(24)]
+    written = [np.array([start, *s[::-1]]) for s in sources]
+    targets = [np.array([*s[::-1], end]) for s in sources]
+    opt = nbrnn.optim.Adam(net, lr=0.01)
+    history = nbrnn.fit(
+        net, ((sources, written), targets), nbrnn.losses.cross_entropy, opt, 15, batch_size=8, rng=0, progress=False
+    )
+    assert history.loss[-1] < 0.9 * history.loss[0]
+
+    lengths = tuple(np.array([len(s) for s in part]) for part in (sources, written))
+    padded = [np.zeros((n.max(), len(n)), np.int64) for n in (*lengths, lengths[1])]
+    for to, part in zip(padded, (sources, written, targets), strict=True):
+        for b, s in enumerate(part):
+            to[: len(s), b] = s
+    x, y, target = ((a.T if batch_first else a) for a in padded)
+    loss = nbrnn.training.evaluate(net, [((x, y), target, lengths)], nbrnn.losses.cross_entropy).loss
+    history = nbrnn.fit(net, [((x, y), target, lengths)], nbrnn.losses.cross_entropy, opt, 15, rng=0, progress=False)
+    assert history.loss[0] == pytest.approx(loss, rel=1e-4)
+    assert history.loss[-1] < history.loss[0]
