@@ -10,7 +10,8 @@ and what gates and clipping do about it.
 # %%
 # A task of memory
 # ----------------
-# The first input of each sequence is the one to remember; all others are noise.  The loss looks at the last output only.
+# The first input of each sequence is the one to remember; all others are noise. The loss looks at the last output
+# only.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,10 +64,10 @@ networks = {
 # %%
 # What comes back
 # ---------------
-# ``gradient_flow`` is the norm of :math:`\partial L/\partial h_t`.  In a plain network each step back loses nearly half of
-# it, and what is left at step 0 is far below the last digit of what it is added to.  Gates alone don't help: a GRU or an
-# LSTM whose gates are half open, as the usual initial values leave them, loses as much.  Open gates keep it: z of the
-# GRU, h' = (1 - z) n + z h, and f of the LSTM, c' = f c + i g.
+# ``gradient_flow`` is the norm of :math:`\partial L/\partial h_t`. In a plain network each step back loses nearly
+# half of it, and what is left at step 0 is far below the last digit of what it is added to. Gates alone don't help: a
+# GRU or an LSTM whose gates are half open, as the usual initial values leave them, loses as much. Open gates keep it:
+# z of the GRU, h' = (1 - z) n + z h, and f of the LSTM, c' = f c + i g.
 
 x, target = batch()
 fig, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -79,13 +80,13 @@ ax.set_title("Gradient at each step of a loss on the last")
 # %%
 # Why
 # ---
-# One step multiplies by its Jacobian, the way to the end by the product of all.  Its singular values say what becomes of
-# a difference in each direction.  Scaled orthogonal weights show the three cases: below 1 all is forgotten, at 1 it
+# One step multiplies by its Jacobian, the way to the end by the product of all. Its singular values say what becomes
+# of a difference in each direction. Scaled orthogonal weights show the three cases: below 1 all is forgotten, at 1 it
 # depends on tanh, above 1 the largest grow (the state itself is held by tanh, a gradient isn't).
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 4), sharey=True, layout="constrained")
 rotation = np.linalg.qr(rng.normal(size=(H, H)))[0]
-for ax, scale in zip(axes, (0.7, 1.0, 1.6), strict=True):
+for ax, scale in zip(axes, (0.5, 1.0, 1.5), strict=True):
     rnn = nbrnn.RNN(2, H, rng=1)
     rnn.params["weight_hh_l0"] = scale * rotation
     spectrum = jacobian_spectrum(rnn, 0.3 * x[:, 0])
@@ -94,7 +95,7 @@ for ax, scale in zip(axes, (0.7, 1.0, 1.6), strict=True):
     ax.label_outer()
 
 # %%
-# The LSTM has a second way: :math:`c_t = f_t c_{t-1} + i_t g_t`, multiplied by the forget gate alone.  From (h, c) to
+# The LSTM has a second way: :math:`c_t = f_t c_{t-1} + i_t g_t`, multiplied by the forget gate alone. From (h, c) to
 # (h, c), half of all directions go by c; with the gate open they stay near 1, while those of h vanish.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
@@ -106,8 +107,8 @@ for ax, name in zip(axes, ("LSTM", "LSTM, f open, i shut"), strict=True):
 # %%
 # Learning it
 # -----------
-# What the gradients say is what happens: where nothing comes back from step 0 the network never learns which number to
-# keep, and its error stays at the variance of the target, 1/3.
+# What the gradients say is what happens: where nothing comes back from step 0 the network never learns which number
+# to keep, and its error stays at the variance of the target, 1/3.
 
 
 def train(net, steps=300):
@@ -136,7 +137,7 @@ ax.legend()
 # %%
 # After training the forget gates are still open, at nearly every step and in nearly every unit: that is the memory.
 
-fig, ax = plt.subplots(figsize=(8, 3.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
 result = saturation(networks["LSTM, f open, i shut"], x)
 plot(result, ax)
 print(result)
@@ -144,26 +145,15 @@ print(result)
 # %%
 # What clipping does
 # ------------------
-# Exploding gradients are rare and large: a step along one throws the weights far away.  Clipping keeps its direction and
-# bounds its length.  Plain gradient descent on a network of large weights, with and without:
-
-
-class SGD:
-    """p = p - lr g."""
-
-    def __init__(self, net, lr):
-        self.net, self.lr = net, lr
-
-    def step(self, grads):
-        self.net.flat = self.net.flat - self.lr * grads.flat
-
+# Exploding gradients are rare and large: a step along one throws the weights far away. Clipping keeps its direction
+# and bounds its length. Plain gradient descent on a network of large weights, with and without:
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 wave = np.random.default_rng(0).normal(size=(100, 8, 2)).astype(np.float32)
 for clip_norm, color in ((np.inf, "tab:red"), (0.3, "tab:blue")):
     net = network(nbrnn.RNN)
     net[0].params["weight_hh_l0"] = 2 * net[0].params["weight_hh_l0"]
-    opt, losses, norms = SGD(net, 0.5), [], []
+    opt, losses, norms = nbrnn.optim.SGD(net, lr=0.5), [], []
     while len(losses) < 300 and not losses[-1:] > [1e6]:
         y, _, tape = net.forward(wave)
         loss, dy = nbrnn.losses.mse(y[3:], wave[:-3, :, :1])  # the input of three steps before
