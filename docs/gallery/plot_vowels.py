@@ -117,10 +117,11 @@ nbrnn.diagnostics.plot(history, ax)
 _ = ax.axvline(history.best + 1, color="tab:red", lw=1, ls=":")
 
 # %%
-# Of the 370 utterances that nothing was chosen by
-# ------------------------------------------------
+# Of the 370 utterances held back
+# -------------------------------
 #
-# To apply the network we put them in one array (T, B, I), and say how long each of them is.
+# They had no part in the training.  (The sizes above were chosen by hand, with an eye on results like these;
+# ``tools/learning.py vowels`` chooses by cross-validation on the training part alone.)  To apply the network we put them in one array (T, B, I), and say how long each of them is.
 
 lengths = np.array([len(x) for x in test_xs])
 padded = np.zeros((lengths.max(), len(test_xs), 12), np.float32)
