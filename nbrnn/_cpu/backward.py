@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._kernel import kernel
-from .rows import add_product, add_row, address, row_address, zero_row
+from .rows import add_product_padded, add_row, address, row_address, zero_padded, zero_row
 from .schedule import among, cut, gather, own, running, scatter
 from .steps import carry, cell_backward, columns_back, is_projected, unproject
 from .team import assemble, meet, nought, offer, part_ways, seats
@@ -76,12 +76,12 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
             # Where ``carry`` adds it shall find nothing; where it overwrites, nothing goes to dh directly.
             empty = at_h if is_projected(net) else at_h + apart
             for i in range(n):
-                zero_row(net, empty + i * h_row + mine.h * item, mine.h_count)
+                zero_padded(net, empty + i * h_row + mine.h * item, mine.h_count)
         carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h + apart)
         if masked:
             for i in range(n):
                 row_h, mask = at_h + i * h_row + mine.h * item, at_mask + when.order[when.first + i] * h_row
-                add_product(net, row_h, row_h + apart, mask + mine.h * item, mine.h_count)
+                add_product_padded(net, row_h, row_h + apart, mask + mine.h * item, mine.h_count)
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
                 zero_row(net, at_h + i * h_row + mine.h * item, mine.h_count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._kernel import kernel
-from .rows import address, copy_row, multiply_row, row_address, zero_row
+from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
 from .steps import biases, columns_of_step, is_projected, project, step, sum_inputs
 from .team import assemble, meet, nought, offer, part_ways, seats
@@ -90,7 +90,7 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
             for i in range(when.first, when.last):
                 for q in range(2):
                     at_h, mask = address(h_work) + (q * batch + i) * h_row, at_mask + when.order[i] * h_row
-                    multiply_row(net, at_h + apart, at_h, mask, K)
+                    multiply_padded(net, at_h + apart, at_h, mask, K)
     times = meet(seat, friends, size, times)
     running_now, kept = nought(), 0
     start, start_stride, inputs = biases(net), 0, net.I
@@ -136,7 +136,7 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
             copy_row(net, to, new_h, mine.h_count)
             if masked:
                 mask = at_mask + when.order[when.first + i] * h_row + mine.h * item
-                multiply_row(net, new_h + apart, new_h, mask, mine.h_count)
+                multiply_padded(net, new_h + apart, new_h, mask, mine.h_count)
         times = meet(seat, friends, size, times)
         here, there = there, here
 

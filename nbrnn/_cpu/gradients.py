@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .._kernel import kernel
 from . import tiles
-from .rows import add_row, address, copy_row, primitive, spread_product, spread_row
+from .rows import add_row, address, copy_row, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
 from .team import assemble, nought, offer, part_ways, share
 
@@ -47,7 +47,7 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces, the first five for each member: five tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
+    """Workspaces, the first five for each member: six tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
     (vectors, CHUNK, W) and (CHUNK, W), sums, and zeros (K,).
     """
 
@@ -88,30 +88,19 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
 
 
 @kernel
-def spread(panels, count, rows, n, work):
-    """Copy rows to the slabs: ``rows`` is a table of addresses of n numbers each."""
-    slabs, W = address(work.slabs), work.slab.shape[1]
-    for r in range(count):
-        spread_row(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], n)
+def add_outer(panels, mine, count, a, a_stride, width, rows, masks, n, total, work):
+    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
 
-
-@kernel
-def spread_products(panels, count, rows, masks, n, work):
-    """The same with rows multiplied by others."""
-    slabs, W = address(work.slabs), work.slab.shape[1]
-    for r in range(count):
-        spread_product(panels, slabs + r * W * work.slab.itemsize, CHUNK * W, rows[r], masks[r], n)
-
-
-@kernel
-def add_outer(panels, mine, count, a, a_stride, width, total, work):
-    """total[0, m, k] += sum over r < count of a[r][m] * b[r][k], for m < width; of the m a member's part.
-
-    ``a`` is the address of padded rows, ``a_stride`` bytes apart; the rows of b stand in the slabs.
+    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each;
+    ``masks`` one of addresses of what those are to be multiplied by, 0 for nothing.
     """
     item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
     slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
     begin, end = share(width // W, mine.member, mine.members)
+    for r in range(count):
+        spread_row(panels, slabs + r * W * item, step, rows[r], n)
+        if masks[r] != 0:
+            multiply_slabs(panels, slabs + r * W * item, step, masks[r], n)
     for m in range(begin * W, end * W, W):
         for r in range(count):
             copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
@@ -121,13 +110,14 @@ def add_outer(panels, mine, count, a, a_stride, width, total, work):
 
 
 @kernel
-def add_chunk(panels, mine, saved, first, count, masked, add, totals, work):
+def add_chunk(panels, mine, saved, first, count, add, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
 
     A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
     don't depend on the number of members.
     """
     xs, hs, ms, dxs = work.tables[0], work.tables[1], work.tables[2], work.tables[3]
+    masks, nothing = work.tables[4], work.tables[5]
     item, stride, slot = saved.itemsize, saved.strides[0], panels.slot * saved.itemsize
     at = address(saved) + first * stride
 
@@ -141,17 +131,12 @@ def add_chunk(panels, mine, saved, first, count, masked, add, totals, work):
             copy_row(panels, dxs[r], row, panels.I)
 
     width = panels.gates * panels.slot
-    spread(panels, count, xs, panels.I, work)
-    add_outer(panels, mine, count, at, stride, width, totals.w_ih, work)
+    add_outer(panels, mine, count, at, stride, width, xs, nothing, panels.I, totals.w_ih, work)
     hidden = at + (panels.sums - panels.gates) * slot
-    if masked:
-        spread_products(panels, count, hs, work.tables[4], panels.K, work)
-    else:
-        spread(panels, count, hs, panels.K, work)
-    add_outer(panels, mine, count, hidden, stride, width, totals.w_hh, work)
+    add_outer(panels, mine, count, hidden, stride, width, hs, masks, panels.K, totals.w_hh, work)
     if panels.projected:
-        spread(panels, count, ms, panels.H, work)
-        add_outer(panels, mine, count, at + stride - slot, stride, totals.w_hr.shape[1], totals.w_hr, work)
+        to, height = totals.w_hr, totals.w_hr.shape[1]
+        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, nothing, panels.H, to, work)
 
     # A chunk is summed by itself first, as in ``outer``.
     begin, end = share(work.bias.size, mine.member, mine.members)
@@ -192,7 +177,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
     work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.slab[q], rooms.bias[q], rooms.zeros)
-    masked, n, filled = masks.size > 0, nought(), nought()
+    n, filled = nought(), nought()
     for s in range(begin, end):
         now = steps - 1 - s if when.reverse else s
         t = when.t0 + now
@@ -209,12 +194,12 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
                 work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
             work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
             work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
-            work.tables[4, filled] = address(masks) + b * masks.strides[1]
+            work.tables[4, filled] = address(masks) + b * masks.strides[1] if masks.size > 0 else 0
             filled += 1
             row += 1
             if filled == CHUNK:
-                add_chunk(panels, seat, saved, row - filled, filled, masked, add, totals, work)
+                add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
                 filled = 0
     if filled > 0:
-        add_chunk(panels, seat, saved, row - filled, filled, masked, add, totals, work)
+        add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
     part_ways(seat)

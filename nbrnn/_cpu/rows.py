@@ -102,14 +102,6 @@ def copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))
 
 
-def multiply(e: Emit, to: Ptr, stride: Int, source: Ptr, by: Ptr, n: Int) -> None:
-    """The same with products of two rows' numbers."""
-    whole = n // e.W
-    e.each(whole, lambda b: (to + b * stride).store((source + b * e.W).load() * (by + b * e.W).load()))
-    rest_to, rest, rest_by = to + whole * stride, source + whole * e.W, by + whole * e.W
-    e.each(n % e.W, lambda k: (rest_to + k).put_number(e.b.fmul((rest + k).number(), (rest_by + k).number())))
-
-
 @kernel
 def row_address(array, row):
     """Address of a row of a two-dimensional array; None for None."""
@@ -131,18 +123,6 @@ def spread_row(e, net, to, slab, source, n):
 
 
 @primitive
-def multiply_row(e, net, to, source, by, n):
-    """``to[k] = source[k] * by[k]`` for k < n; ``to`` may be ``source``."""
-    multiply(e, e.ptr(to), e.integer(e.W), e.ptr(source), e.ptr(by), n)
-
-
-@primitive
-def spread_product(e, net, to, slab, source, by, n):
-    """The same into slabs."""
-    multiply(e, e.ptr(to), slab, e.ptr(source), e.ptr(by), n)
-
-
-@primitive
 def add_row(e, net, to, source, n):
     """``to[k] += source[k]`` for k < n."""
     to, source, whole = e.ptr(to), e.ptr(source), n // e.W
@@ -152,27 +132,49 @@ def add_row(e, net, to, source, n):
 
 
 @primitive
-def add_product(e, net, to, source, by, n):
-    """``to[k] += source[k] * by[k]`` for k < n."""
-    to, source, by, whole = e.ptr(to), e.ptr(source), e.ptr(by), n // e.W
-
-    def vector(b: Int) -> None:
-        at = b * e.W
-        (to + at).store((to + at).load() + (source + at).load() * (by + at).load())
-
-    def number(k: Int) -> None:
-        at = whole * e.W + k
-        product = e.b.fmul((source + at).number(), (by + at).number())
-        (to + at).put_number(e.b.fadd((to + at).number(), product))
-
-    e.each(whole, vector)
-    e.each(n % e.W, number)
-
-
-@primitive
 def zero_row(e, net, to, n):
     """``to[k] = 0`` for k < n."""
     to, whole, zero = e.ptr(to), n // e.W, e.vec(0.0)
     e.each(whole, lambda b: (to + b * e.W).store(zero))
     rest = to + whole * e.W
     e.each(n % e.W, lambda k: (rest + k).put_number(e.scalar_type(0.0)))
+
+
+# Of workspaces, whose rows are padded: whole vectors.
+
+
+def _padded(e: Emit, n: Int) -> Int:
+    return (n + (e.W - 1)) // e.W
+
+
+@primitive
+def multiply_padded(e, net, to, source, by, n):
+    """``to[k] = source[k] * by[k]`` for k < n, and up to the end of a vector."""
+    to, source, by = e.ptr(to), e.ptr(source), e.ptr(by)
+    e.each(_padded(e, n), lambda b: (to + b * e.W).store((source + b * e.W).load() * (by + b * e.W).load()))
+
+
+@primitive
+def add_product_padded(e, net, to, source, by, n):
+    """``to[k] += source[k] * by[k]`` likewise."""
+    to, source, by = e.ptr(to), e.ptr(source), e.ptr(by)
+
+    def vector(b: Int) -> None:
+        at = b * e.W
+        (to + at).store((to + at).load() + (source + at).load() * (by + at).load())
+
+    e.each(_padded(e, n), vector)
+
+
+@primitive
+def multiply_slabs(e, net, to, slab, by, n):
+    """What ``spread_row`` has spread, times the numbers of a row, likewise."""
+    to, by = e.ptr(to), e.ptr(by)
+    e.each(_padded(e, n), lambda b: (to + b * slab).store((to + b * slab).load() * (by + b * e.W).load()))
+
+
+@primitive
+def zero_padded(e, net, to, n):
+    """``to[k] = 0`` likewise."""
+    to = e.ptr(to)
+    e.each(_padded(e, n), lambda b: (to + b * e.W).store(e.vec(0.0)))

@@ -202,7 +202,7 @@ class Unit:
         block = NV * z.W
         widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
         return _gradients.Work(
-            aligned((members, 5, chunk), np.int64),
+            aligned_zeros((members, 6, chunk), np.int64),
             aligned((members, chunk, packing.padded(self.I, block)), self.dtype),
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
             aligned((members, chunk, z.W), self.dtype),
@@ -217,7 +217,7 @@ class Unit:
 
     def masks(self, batch: int, p: float, key: tuple[int, int], layer: int, direction: int) -> Array:
         """What h is multiplied by where it enters W_hh, and the room that ``forward`` wants beside it."""
-        masks = aligned((3, batch, self.sizes.Kp), self.dtype)
+        masks = aligned_zeros((3, batch, self.sizes.Kp), self.dtype)
         own = masks[:1, :, : self.K]
         own.fill(1)
         _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
