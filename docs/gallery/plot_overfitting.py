@@ -119,4 +119,18 @@ for q, (name, values) in enumerate(accuracies.items()):
 bars.set_yticks(range(len(cures)), cures)
 bars.invert_yaxis()
 bars.set(xlabel="%", title="Test: accuracy, each seed and mean")
+
+# %%
+# What helps
+# ----------
+# Without a cure the validation loss is lowest after a dozen epochs and then rises while the training loss still falls:
+# overfitting. Dropout of the last h alone helps little. Recurrent dropout helps most, here about as much as twice the
+# data; both kinds together are no better than that one alone. Strong weight decay helps the loss much, and the accuracy
+# somewhat. Early stopping costs nothing and saves time, but the network it keeps is only the best one of an unhindered
+# training; and with 60 utterances to judge by, chance has a say in when it stops.
+#
+# Five seeds, each with other utterances, leave a percent or so of uncertainty in every mean (the figures after +-), so
+# small differences mean nothing. The strengths of the cures are round numbers, not tuned. The utterances used for
+# watching could have been learnt from instead: the last row says what that is worth.
+
 plt.show()
