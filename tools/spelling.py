@@ -1,8 +1,9 @@
-"""Spelling to phonemes: the network of a package, and networks trained from scratch on 1,814 words.
+"""Spelling to phonemes: the network of a package, and networks that learn it from 1,814 words.
 
 ::
 
     python tools/spelling.py trained     # the GRUs of g2p_en: errors and words/s, beside the package's own steps
+    python tools/spelling.py scratch     # phoneme error rates of 202 held-back words after 60 epochs, seeds 0-2
 
 ``trained`` needs ``pip install --no-deps g2p_en==2.1.0``.
 """
@@ -138,7 +139,74 @@ def trained(repeats=5):
     print(f"of CMUdict's {count:,} phonemes the network has {errors / count:.1%} wrong")
 
 
+# From scratch.
+
+
+def score(rows, found, plain=lambda phonemes: phonemes):
+    """Phoneme error rate: edit distances through phonemes, all words together."""
+    wrong = sum(distance(plain(said), plain(meant)) for said, (_, meant, _) in zip(found, rows, strict=True))
+    return wrong / sum(len(meant) for _, meant, _ in rows)
+
+
+def without_stress(phonemes):
+    return [p.rstrip("012") for p in phonemes]
+
+
+def reader_and_writer(seed, letters, phonemes, size=64, hidden=128):
+    """The network: a bidirectional GRU, attention, a GRU twice as large; more dropout than for a minute's training."""
+    rng, both = np.random.default_rng(seed), 2 * hidden
+    encoder = nbrnn.Sequential(
+        nbrnn.Embedding(letters, size, rng=rng),
+        nbrnn.Dropout(0.2, rng=rng),
+        nbrnn.GRU(size, hidden, bidirectional=True, rng=rng),
+        nbrnn.Dropout(0.3, rng=rng),
+    )
+    decoder = nbrnn.Sequential(
+        nbrnn.Embedding(phonemes + 2, size, rng=rng),
+        nbrnn.Dropout(0.2, rng=rng),
+        nbrnn.GRU(size, both, rng=rng),
+        nbrnn.Dropout(0.5, rng=rng),
+        nbrnn.Linear(both, phonemes + 2, rng=rng),
+    )
+    return nbrnn.Seq2Seq(encoder, decoder, "general", start=phonemes, end=phonemes + 1, rng=rng)
+
+
+def scratch(epochs=60, batch_size=32, lr=3e-3):
+    """Error rates on held-back words; the split is that of the gallery, the seed that of parameters and batches."""
+    rows = words()
+    order = np.random.default_rng(0).permutation(len(rows))
+    held, known = ([rows[q] for q in part] for part in np.split(order, [round(len(rows) / 10)]))
+    names = sorted({p for _, meant, _ in rows for p in meant})
+    number = {name: q for q, name in enumerate(names)}
+    letters = {c: q for q, c in enumerate("abcdefghijklmnopqrstuvwxyz.")}
+    start, end = len(names), len(names) + 1
+    spelled = lambda part: [np.array([letters[c] for c in word + "."]) for word, _, _ in part]
+    spoken = [[number[p] for p in meant] for _, meant, _ in known]
+    data = (spelled(known), [np.array([start, *said]) for said in spoken]), [np.array([*said, end]) for said in spoken]
+    source, lengths = padded(spelled(held))
+    named = lambda found: [[names[s] if s < start else "?" for s in symbols] for symbols in found]
+    for seed in range(3):
+        net = reader_and_writer(seed, len(letters), len(names))
+        opt = nbrnn.optim.AdamW(net, lr=lr, weight_decay=0.01)
+        cycle = nbrnn.optim.schedules.OneCycle(opt, lr, epochs * -(-len(known) // batch_size))
+        begun = time.perf_counter()
+        nbrnn.fit(
+            net, data, nbrnn.losses.cross_entropy, opt, epochs, batch_size=batch_size, clip_norm=1.0,
+            schedule=(cycle, "batch"), progress=False, rng=seed,
+        )  # fmt: skip
+        seconds = time.perf_counter() - begun
+        found = named(net.greedy(source, lengths, max_length=MOST))
+        best = named([several[0][0] for several in net.beam(source, lengths, max_length=MOST, beam=5)])
+        right = sum(said == meant for said, (_, meant, _) in zip(found, held, strict=True))
+        print(
+            f"seed {seed}: phoneme error rate {score(held, found):.1%}, without stress "
+            f"{score(held, found, without_stress):.1%}, with a beam of 5 {score(held, best):.1%}; "
+            f"{right} of {len(held)} words right; training {seconds:.0f} s",
+            flush=True,
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("trained",))
-    {"trained": trained}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("trained", "scratch"))
+    {"trained": trained, "scratch": scratch}[parser.parse_args().what]()

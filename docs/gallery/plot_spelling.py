@@ -20,22 +20,23 @@ import nbrnn
 rows = [line.split("\t") for line in Path("../data/pronunciations.tsv").read_text().splitlines()[1:]]
 words = [(word, phonemes.split()) for word, phonemes, _ in rows]
 order = np.random.default_rng(0).permutation(len(words))
-held, known = ([words[q] for q in part] for part in np.split(order, [len(words) // 10]))
+held, known = ([words[q] for q in part] for part in np.split(order, [round(len(words) / 10)]))
 print(f"{len(known):,} words to learn from, {len(held)} held back")
 for word, phonemes in known[:4]:
     print(f"{word:>14}  {' '.join(phonemes)}")
 
 # %%
-# Letters and phonemes are numbers to the network. The decoder has two more symbols: with one it is started, with the
-# other it ends. In training it is given the right phonemes up to each place, and is to say the next.
+# Letters and phonemes are numbers to the network, and a point stands behind each word. The decoder has two more symbols:
+# with one it is started, with the other it ends. In training it is given the right phonemes up to each place, and is to
+# say the next.
 
-letters = "abcdefghijklmnopqrstuvwxyz"
+letters = "abcdefghijklmnopqrstuvwxyz."
 phonemes = sorted({p for _, said in words for p in said})
 start, end = len(phonemes), len(phonemes) + 1
 
 
 def spelled(part):
-    return [np.array([letters.index(c) for c in word]) for word, _ in part]
+    return [np.array([letters.index(c) for c in word + "."]) for word, _ in part]
 
 
 def spoken(part):
@@ -180,7 +181,7 @@ print(f"phoneme error rate with a beam of 5: {error_rate(held, best):.1%}")
 # ---------------
 #
 # ``attention_weights`` are the weights with which each phoneme looked back at the letters, given those before: of four
-# long words that it has written rightly. Mostly it goes from left to right; two letters for one sound share a phoneme.
+# words that it has written rightly. Mostly it goes from left to right, and skips letters without a sound of their own.
 
 chosen = [b for b, (word, meant) in enumerate(held) if found[b] == meant and len(word) >= 7][:4]
 fig, axes = plt.subplots(2, 2, figsize=(8, 7.2), layout="constrained")
@@ -189,7 +190,7 @@ for b, ax in zip(chosen, axes.flat, strict=True):
     written = np.array([start, *(phonemes.index(p) for p in meant)])
     weights = net.attention_weights((spelled([held[b]])[0][:, None], written[:, None]))[:, 0]
     ax.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    ax.set_xticks(range(len(word)), word)
+    ax.set_xticks(range(len(word) + 1), word + ".")
     ax.set_yticks(range(len(written)), [*meant, "end"])
     ax.tick_params(length=0)
 fig.supxlabel("letters")
