@@ -26,9 +26,9 @@ for word, phonemes in known[:4]:
     print(f"{word:>14}  {' '.join(phonemes)}")
 
 # %%
-# Letters and phonemes are numbers to the network, and a point stands behind each word. The decoder has two more symbols:
-# with one it is started, with the other it ends. In training it is given the right phonemes up to each place, and is to
-# say the next.
+# Letters and phonemes are numbers to the network, and a point stands behind each word. The decoder has two more
+# symbols: with one it is started, with the other it ends. In training it is given the right phonemes up to each
+# place, and is to say the next.
 
 letters = "abcdefghijklmnopqrstuvwxyz."
 phonemes = sorted({p for _, said in words for p in said})

@@ -121,7 +121,8 @@ _ = ax.axvline(history.best + 1, color="tab:red", lw=1, ls=":")
 # -------------------------------
 #
 # They had no part in the training.  (The sizes above were chosen by hand, with an eye on results like these;
-# ``tools/learning.py vowels`` chooses by cross-validation on the training part alone.)  To apply the network we put them in one array (T, B, I), and say how long each of them is.
+# ``tools/learning.py vowels`` chooses by cross-validation on the training part alone.)  To apply the network we put
+# them in one array (T, B, I), and say how long each of them is.
 
 lengths = np.array([len(x) for x in test_xs])
 padded = np.zeros((lengths.max(), len(test_xs), 12), np.float32)
