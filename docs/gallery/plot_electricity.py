@@ -116,8 +116,8 @@ figure.show()
 # %%
 # On the whole the network is better than the naive forecast, and what it has learned of use is what holidays do, from
 # three of them in summer. Where there is none, in the week or the one before, it is no better; nor is it than someone
-# who was told what holidays do. What else it has seen are heat waves, and how demand falls after them, which autumn doesn't
-# have. In the six weeks of summer by which it was chosen that helped: 647, against 771 minding holidays.
+# who was told what holidays do. What else it has seen are heat waves, and how demand falls after them, which autumn
+# doesn't have. In the six weeks of summer by which it was chosen that helped: 647, against 771 minding holidays.
 
 figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
 for shift, (name, error), color in zip((-0.27, 0, 0.27), errors.items(), ("0.7", "0.4", "tab:blue"), strict=True):
