@@ -27,8 +27,8 @@ for word, phonemes in known[:4]:
 
 # %%
 # Letters and phonemes are numbers to the network, and a point stands behind each word. The decoder has two more
-# symbols: with one it is started, with the other it ends. In training it is given the right phonemes up to each
-# place, and is to say the next.
+# symbols: with one it is started, with the other it ends. In training it is given the right phonemes up to each place,
+# and is to say the next.
 
 letters = "abcdefghijklmnopqrstuvwxyz."
 phonemes = sorted({p for _, said in words for p in said})
@@ -181,7 +181,8 @@ print(f"phoneme error rate with a beam of 5: {error_rate(held, best):.1%}")
 # ---------------
 #
 # ``attention_weights`` are the weights with which each phoneme looked back at the letters, given those before: of four
-# words that it has written rightly. Mostly it goes from left to right, and skips letters without a sound of their own.
+# words that it has written rightly. It goes from left to right, skips letters without a sound of their own, and ends
+# at the point.
 
 chosen = [b for b, (word, meant) in enumerate(held) if found[b] == meant and len(word) >= 7][:4]
 fig, axes = plt.subplots(2, 2, figsize=(8, 7.2), layout="constrained")
