@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import operator
 import pathlib
@@ -185,13 +186,18 @@ OPTIM = [
     *(f"optim.schedules.{name}" for name in ("Step", "Cosine", "WarmUp", "OneCycle", "Plateau")),
 ]
 LOSSES = [f"losses.{name}" for name in nbrnn.losses.__all__]
+ESTIMATORS = [
+    f"estimators.{name}"
+    for name in ("SequenceClassifier", "SequenceRegressor", "Forecaster")
+    if importlib.util.find_spec("sklearn")
+]
 DIAGNOSTICS = [f"diagnostics.{name}" for name in nbrnn.diagnostics.__all__]
 DECODERS = [f"decoding.{name}" for name in nbrnn.decoding.__all__]
 
 
 def public():
     """(name, function, its documentation) of all that users call."""
-    modules = [*LOSSES, *DECODERS, *DIAGNOSTICS, *OPTIM, "stream.Stream", "training.evaluate"]
+    modules = [*LOSSES, *DECODERS, *DIAGNOSTICS, *OPTIM, *ESTIMATORS, "stream.Stream", "training.evaluate"]
     for name in [*nbrnn.__all__, *modules]:
         thing = operator.attrgetter(name)(nbrnn)
         if inspect.isfunction(thing):
@@ -199,7 +205,8 @@ def public():
         elif inspect.isclass(thing) and not dataclasses.is_dataclass(thing):
             yield name, thing.__init__, inspect.getdoc(thing)
             for method, function in inspect.getmembers(thing, inspect.isfunction):
-                if not method.startswith("_") or method == "__call__":
+                own = function.__module__.startswith("nbrnn")
+                if own and (not method.startswith("_") or method == "__call__"):
                     yield f"{name}.{method}", function, inspect.getdoc(function)
 
 
