@@ -3,7 +3,7 @@
 ::
 
     python tools/learning.py vowels      # accuracy on held-back utterances, seeds 0-4, settings by cross-validation
-    python tools/learning.py text        # bits per character of a held-back text after 400 updates, seeds 0-2
+    python tools/learning.py text        # bits per character of a held-back text after 400 updates, seeds 0-7
     python tools/learning.py epochs      # seconds of an epoch of either, the whole loop, in turn
 
 torch (``pip install torch``) runs with its best number of threads, found in a trial before; it draws its own initial
@@ -236,14 +236,19 @@ def text():
     held = columns(held[:100_001], 20)
     use_threads(best_threads(lambda: TorchText(0, symbols).train(x[: 10 * STRETCH], target[: 10 * STRETCH])))
     OurText(0, symbols).train(x[:STRETCH], target[:STRETCH])  # compiles
-    for seed in range(3):
-        line = []
-        for kind in (OurText, TorchText):
+    results = {OurText: [], TorchText: []}
+    for seed in range(8):
+        for kind in results:
             model, begun = kind(seed, symbols), time.perf_counter()
             model.train(x, target)
-            line.append((model.bits(*held), time.perf_counter() - begun))
-        (ours, t_ours), (theirs, t_theirs) = line
-        print(f"seed {seed}: nbrnn {ours:.4f} bits in {t_ours:.2f} s, torch {theirs:.4f} bits in {t_theirs:.2f} s")
+            seconds = time.perf_counter() - begun
+            results[kind].append((model.bits(*held), seconds))
+    for kind, name in ((OurText, "nbrnn"), (TorchText, "torch")):
+        bits, seconds = zip(*results[kind], strict=True)
+        print(
+            f"{name}: bits {' '.join(f'{b:.3f}' for b in bits)}, mean {statistics.mean(bits):.3f}, "
+            f"deviation {statistics.stdev(bits):.3f}; training {statistics.median(seconds):.1f} s"
+        )
 
 
 # The time of an epoch.
