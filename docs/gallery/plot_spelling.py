@@ -109,7 +109,7 @@ def without_stress(said):
 # %%
 # The learning rate goes up and down once. Two hundred of the words that it learns from show how well it knows those.
 
-epochs, batch_size = 30, 32
+epochs, batch_size = 22, 32
 opt = nbrnn.optim.AdamW(net, lr=3e-3, weight_decay=0.01)
 cycle = nbrnn.optim.schedules.OneCycle(opt, 3e-3, epochs * -(-len(known) // batch_size))
 rates = {"held back": [], "learned from": []}
