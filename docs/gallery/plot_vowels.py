@@ -134,7 +134,7 @@ found = logits.argmax(-1)
 print(f"accuracy: {np.mean(found == test_speakers):.1%}, {np.sum(found != test_speakers)} errors")
 
 # %%
-# Ten other seeds came to between 95.4 and 97.8 %: with so few utterances chance has a part in it.  Who is taken for
+# Another seed gives another figure: with so few utterances chance has a part in it.  Who is taken for
 # whom:
 
 counts = np.zeros((9, 9), int)
