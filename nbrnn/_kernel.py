@@ -44,14 +44,16 @@ def digest_of(*paths: pathlib.Path) -> str:
 
 _PACKAGE = pathlib.Path(__file__).parent
 
-#: Folders and files, from the package, that make up the core.
-CORE = ("_cells", "_cpu", "_cuda", "_check.py", "_kernel.py", "_memory.py", "_nets.py", "jit.py")
+#: Folders and files, from the package, that make up the core of what Numba compiles for the CPU.
+CORE = ("_cells", "_cpu", "_check.py", "_kernel.py", "_memory.py", "_nets.py", "jit.py")
+#: And of what is compiled for GPUs, by a cache of its own (``_cuda``).
+CUDA_CORE = ("_cells", "_cuda")
 
 
-def core_of(package: pathlib.Path) -> list[pathlib.Path]:
-    """The source files of the core."""
+def core_of(package: pathlib.Path, names: tuple[str, ...] = CORE) -> list[pathlib.Path]:
+    """The source files of a core."""
     return sorted(
-        path for name in CORE for path in [package / name, *(package / name).rglob("*")] if path.suffix == ".py"
+        path for name in names for path in [package / name, *(package / name).rglob("*")] if path.suffix == ".py"
     )
 
 

@@ -1,5 +1,7 @@
 """A machine for nbrnn's CUDA kernels that is emulated, so that they run where there is no device."""
 
+import contextlib
+import ctypes
 import functools
 
 import numpy as np
@@ -22,7 +24,7 @@ def parsed(kernel, cc):
 
 
 class Emulated:
-    """See `nbrnn._cuda.direction.Machine`.
+    """See `nbrnn._cuda.machine.Machine`.
 
     Parameters
     ----------
@@ -30,18 +32,49 @@ class Emulated:
         Compute capability.
     schedule : int or None
         Seed of an adversarial scheduler.
+    processors : int
+        Multiprocessors; each has room for one block.
     """
 
-    def __init__(self, cc=(9, 0), schedule=None):
-        self.cc, self.schedule, self.runs, self.launches = cc, schedule, [], []
+    def __init__(self, cc=(9, 0), schedule=None, processors=4):
+        self.cc, self.schedule, self.processors, self.runs, self.launches = cc, schedule, processors, [], []
+        self.owners, self.streams = [], []
 
     def empty(self, size, dtype):
-        return np.full(size, np.nan, dtype)
+        return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 111, dtype)
 
     def put(self, array):
         return np.array(array).reshape(-1)
 
+    def get(self, array):
+        return np.array(array)
+
+    def zero(self, array):
+        array[...] = 0
+
+    def copy(self, into, source):
+        assert into.size == source.size
+        assert into.dtype == source.dtype
+        into[...] = source
+
+    def address(self, array):
+        return array.__array_interface__["data"][0]
+
+    def view(self, address, size, dtype, owner):
+        made = np.frombuffer((ctypes.c_byte * (size * dtype.itemsize)).from_address(address), dtype)
+        made.flags.writeable = True
+        self.owners.append(owner)
+        return made
+
+    def resident(self, kernel):
+        return self.processors
+
+    def on(self, stream):
+        self.streams.append(stream)
+        return contextlib.nullcontext()
+
     def launch(self, kernel, grid, arguments):
+        assert not kernel.cooperative or np.prod(grid) <= self.resident(kernel)
         before = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
         run = self.execute(parsed(kernel, self.cc), kernel, grid, arguments)
         after = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
@@ -57,7 +90,16 @@ class Emulated:
                 assert value.ndim == 1, argument
                 value = {"in": Input, "out": Output, "inout": lambda a: a}[argument.way](value)
             given.append(value)
-        return launch(module, grid, kernel.threads, given, abi="numba", schedule=self.schedule, seed=1)
+        return launch(
+            module,
+            grid,
+            kernel.threads,
+            given,
+            abi="numba",
+            schedule=self.schedule,
+            seed=1,
+            dynamic_shared=kernel.shared,
+        )
 
 
 def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):

@@ -1,37 +1,25 @@
 """One layer in one direction: its packed weights, and which kernels run with which arguments.
 
-Where arrays are and who launches is the business of a ``Machine``: a device, or an emulator of one.
+Where arrays are and who launches is the business of a ``Machine``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
 from . import kernels
+from .machine import Machine
 from .plan import MOST_ROWS, Plan
 from .product import SUMMING, TILE
 from .schedule import Schedule
 
 Weights = Mapping[str, NDArray[Any]]
-
-
-class Machine(Protocol):
-    """Where arrays are, and kernels run.  Arrays are flat, and know ``size`` and slices."""
-
-    def empty(self, size: int, dtype: np.dtype[Any]) -> Any:
-        """A new array."""
-
-    def put(self, array: NDArray[Any]) -> Any:
-        """The numbers of an array of the host's, in C order."""
-
-    def launch(self, kernel: kernels.Kernel, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        """Run a kernel on so many blocks of its number of threads."""
 
 
 class Sequences(NamedTuple):

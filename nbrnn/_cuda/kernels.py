@@ -56,12 +56,18 @@ class Kernel:
     arguments : tuple of Argument
     threads : int
         Of a block, always: the compiler deals out registers accordingly.
+    cooperative : bool
+        Whether its blocks wait for each other, so that all must be there at the same time.
+    shared : int
+        Bytes of shared memory of a block whose size the kernel leaves open.
     """
 
     key: tuple[str, ...]
     make: Callable[[], Callable[..., None]]
     arguments: tuple[Argument, ...]
     threads: int
+    cooperative: bool = False
+    shared: int = 0
 
     @property
     def bounds(self) -> tuple[int, int]:
