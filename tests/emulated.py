@@ -113,7 +113,10 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
     def spaced(array):
         wide = np.full((T, B, array.shape[2] + gaps), np.nan, array.dtype)
         wide[:, :, : array.shape[2]] = array
-        return wide, B * wide.shape[2], wide.shape[2]
+        return machine.put(wide), B * wide.shape[2], wide.shape[2]
+
+    def got(array, *shape):
+        return machine.get(array).reshape(shape)
 
     past = np.zeros((T, B), bool)
     if case.lengths is not None:
@@ -130,20 +133,21 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
         direction = Direction(machine, cell, weights, rows, chunk)
         schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
         state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
-        own_y = Sequences(y.reshape(-1)[d * H :], y_time, y_batch)
+        own_y = Sequences(y[d * H :], y_time, y_batch)
         after_h, after_c, tape = direction.forward(
-            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
+            schedule, Sequences(x, x_time, x_batch), own_y, *state, keep
         )
-        h.append(after_h.reshape(B, H))
-        c.append(after_c.reshape(B, extras * H))
+        h.append(got(after_h, B, H))
+        c.append(got(after_c, B, extras * H))
         if not keep:
             continue
-        own_dy = Sequences(dy.reshape(-1)[d * H :], dy_time, dy_batch)
+        own_dy = Sequences(dy[d * H :], dy_time, dy_batch)
         dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
         before_h, before_c, found = direction.backward(
-            tape, own_dy, *dstate, Sequences(dx.reshape(-1), dx_time, dx_batch), d > 0
+            tape, own_dy, *dstate, Sequences(dx, dx_time, dx_batch), d > 0
         )
-        dh.append(before_h.reshape(B, H))
-        dc.append(before_c.reshape(B, extras * H))
-        gradients |= {n + suffix: a for n, a in found.items() if n + suffix in case.layer.params}
-    return y[:, :, : D * H], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
+        dh.append(got(before_h, B, H))
+        dc.append(got(before_c, B, extras * H))
+        gradients |= {n + suffix: machine.get(a) for n, a in found.items() if n + suffix in case.layer.params}
+    y, dx = got(y, T, B, y_batch)[:, :, : D * H], got(dx, T, B, dx_batch)[:, :, :I]
+    return y, np.array(h), np.array(c), dx, np.array(dh), np.array(dc), gradients
