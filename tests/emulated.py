@@ -134,18 +134,14 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
         schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
         state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
         own_y = Sequences(y[d * H :], y_time, y_batch)
-        after_h, after_c, tape = direction.forward(
-            schedule, Sequences(x, x_time, x_batch), own_y, *state, keep
-        )
+        after_h, after_c, tape = direction.forward(schedule, Sequences(x, x_time, x_batch), own_y, *state, keep)
         h.append(got(after_h, B, H))
         c.append(got(after_c, B, extras * H))
         if not keep:
             continue
         own_dy = Sequences(dy[d * H :], dy_time, dy_batch)
         dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
-        before_h, before_c, found = direction.backward(
-            tape, own_dy, *dstate, Sequences(dx, dx_time, dx_batch), d > 0
-        )
+        before_h, before_c, found = direction.backward(tape, own_dy, *dstate, Sequences(dx, dx_time, dx_batch), d > 0)
         dh.append(got(before_h, B, H))
         dc.append(got(before_c, B, extras * H))
         gradients |= {n + suffix: machine.get(a) for n, a in found.items() if n + suffix in case.layer.params}

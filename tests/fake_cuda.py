@@ -311,7 +311,9 @@ class FakeCuda(State):
         self.find(function, Function)
         self.give(out, ctypes.c_int, 1)
 
-    def do_cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra, name="cuLaunchKernel"):
+    def do_cuLaunchKernel(
+        self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra, name="cuLaunchKernel"
+    ):
         assert extra is None
         function = self.find(function, Function)
         if shared > function.dynamic_shared or bx * by * bz > (function.kernel.max_threads or 1024):
@@ -341,7 +343,7 @@ class FakeCuda(State):
                         buffer.data[: allocation.size] = allocation.data
                         if buffer.written is not None:
                             step = 1 << buffer.unit_shift
-                            buffer.written[: allocation.size // step] = allocation.written.reshape(-1, step).all(1)
+                            buffer.written[: allocation.size // step] = allocation.written.reshape(-1, step).any(1)
                         placed[allocation.address] = buffer, allocation
                     data = (buffer.address + offset).to_bytes(8, "little")
             run.params.give(variable, data)
@@ -507,6 +509,10 @@ def installed(**options):
         fake.finish()
         kept = sum(size for d in device._devices.values() for size, spare in d._spare.items() for _ in spare)
         assert fake.live() == kept, "memory is leaked"
+    except Exception as error:
+        if fake.problems and error is not fake.problems[0]:
+            raise fake.problems[0] from error  # the reason, where there is only a code
+        raise
     finally:
         for made in device._devices.values():
             made._end()

@@ -50,7 +50,13 @@ def compile_ptx(kernel: Kernel, cc: tuple[int, int]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba-cuda's advice on performance
         code, _ = compiler.compile(
-            kernel.make(), kernel.signature(), device=False, abi="numba", cc=cc, output="ptx", launch_bounds=kernel.bounds
+            kernel.make(),
+            kernel.signature(),
+            device=False,
+            abi="numba",
+            cc=cc,
+            output="ptx",
+            launch_bounds=kernel.bounds,
         )
     text = code.decode().rstrip("\0") if isinstance(code, bytes) else str(code)
     mangled = re.search(r"\.entry\s+(\w+)", text)

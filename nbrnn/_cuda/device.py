@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import compile as compiler
 from . import driver as cuda
 from .kernels import Kernel
-from .memory import Block, Memory, Stream
+from .memory import WORDS, Block, Memory, Stream
 
 #: Most blocks along each axis of a grid.
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
@@ -73,6 +73,7 @@ class Device:
         if driver.attribute(cuda.MEMORY_POOLS, handle):
             with self._context:
                 self._pool = driver.pool(handle)
+        self._free = driver.function("cuMemFreeAsync")
         #: Memory to be used again, by size: the fallback where there are no pools.
         self._spare: dict[int, list[tuple[int, Stream]]] = {}
         self._loaded: dict[int, _Loaded] = {}
@@ -122,7 +123,7 @@ class Device:
     def wait(self) -> None:
         """Wait for all that the current stream has been given."""
         with self._context:
-            self.driver.cuStreamSynchronize(self._stream().handle)
+            self.driver.call("cuStreamSynchronize", self._stream().handle)
 
     # Memory
 
@@ -144,8 +145,8 @@ class Device:
                 if error.code != cuda.OUT_OF_MEMORY:
                     raise
                 if attempt == 0:  # what streams still have to give back, and what the pool keeps in other sizes
-                    self.driver.cuStreamSynchronize(stream.handle)
-                    self.driver.cuMemPoolTrimTo(self._pool, 0)
+                    self.driver.call("cuStreamSynchronize", stream.handle)
+                    self.driver.call("cuMemPoolTrimTo", self._pool, 0)
         raise self._too_much(size)
 
     def _reuse(self, size: int, stream: Stream) -> Block:
@@ -169,7 +170,7 @@ class Device:
         for spare in list(self._spare.values()):
             with contextlib.suppress(IndexError):
                 while True:
-                    self.driver.cuMemFree_v2(spare.pop()[0])
+                    self.driver.call("cuMemFree_v2", spare.pop()[0])
 
     def _too_much(self, size: int) -> MemoryError:
         free, total = self.driver.free_memory(), self.total_memory
@@ -181,13 +182,16 @@ class Device:
         """Take memory back; never raises."""
         if self._ended or self.driver.forked:
             return
-        with contextlib.suppress(Exception), self._context:
-            if block.only is None:
-                block.before(block.stream, True)
-            if self._pool is None:
-                self._spare.setdefault(block.size, []).append((block.address, block.stream))
-            else:
-                self.driver.cuMemFreeAsync(block.address, block.stream.handle)
+        try:
+            with self._context:
+                if block.only is not block.stream:
+                    block.before(block.stream, True)
+                if self._pool is None:
+                    self._spare.setdefault(block.size, []).append((block.address, block.stream))
+                else:
+                    self._free(block.address, block.stream.handle)
+        except Exception:
+            return
 
     def put(self, array: NDArray[Any]) -> Memory:
         """See ``Machine``."""
@@ -195,9 +199,12 @@ class Device:
         into = self.empty(array.size, array.dtype)
         if array.size:
             with self._context:
-                if self.driver.is_pinned(array.ctypes.data):
+                source = _address(array)
+                if self.driver.is_pinned(source):
                     array = array.copy()  # else it would be read later
-                self.driver.cuMemcpyHtoDAsync_v2(into.address, array.ctypes.data, array.nbytes, self._stream().handle)
+                    source = _address(array)
+                stream = self._stream().handle
+                self.driver.call("cuMemcpyHtoDAsync_v2", into.address, source, array.nbytes, stream)
         return into
 
     def get(self, array: Memory) -> NDArray[Any]:
@@ -205,17 +212,21 @@ class Device:
         found = np.empty(array.size, array.dtype)
         if array.size:
             stream = self._stream()
-            with self._context, self._using(stream, (array, False)):
-                self.driver.cuMemcpyDtoHAsync_v2(found.ctypes.data, array.address, found.nbytes, stream.handle)
-                self.driver.cuStreamSynchronize(stream.handle)
+            with self._context:
+                followed = self._before(stream, (array, False))
+                self.driver.call("cuMemcpyDtoHAsync_v2", _address(found), array.address, found.nbytes, stream.handle)
+                self._after(stream, followed)
+                self.driver.call("cuStreamSynchronize", stream.handle)
         return found
 
     def zero(self, array: Memory) -> None:
         """See ``Machine``."""
         if array.size:
             stream = self._stream()
-            with self._context, self._using(stream, (array, True)):
-                self.driver.cuMemsetD8Async(array.address, 0, array.nbytes, stream.handle)
+            with self._context:
+                followed = self._before(stream, (array, True))
+                self.driver.call("cuMemsetD8Async", array.address, 0, array.nbytes, stream.handle)
+                self._after(stream, followed)
 
     def copy(self, into: Memory, source: Memory) -> None:
         """See ``Machine``."""
@@ -223,8 +234,10 @@ class Device:
             raise ValueError(f"`into` must be as large as `source`, got {into!r} and {source!r}")
         if into.size:
             stream = self._stream()
-            with self._context, self._using(stream, (into, True), (source, False)):
-                self.driver.cuMemcpyDtoDAsync_v2(into.address, source.address, into.nbytes, stream.handle)
+            with self._context:
+                followed = self._before(stream, (into, True), (source, False))
+                self.driver.call("cuMemcpyDtoDAsync_v2", into.address, source.address, into.nbytes, stream.handle)
+                self._after(stream, followed)
 
     def address(self, array: Memory) -> int:
         """See ``Machine``."""
@@ -234,13 +247,14 @@ class Device:
         """See ``Machine``; for what others do to it on other streams, it is theirs to wait."""
         return Memory(address, size, np.dtype(dtype), None, owner)
 
-    @contextlib.contextmanager
-    def _using(self, stream: Stream, *arrays: tuple[Memory, bool]) -> Iterator[None]:
-        """Within the block arrays are read (False) or written (True) on a stream."""
+    def _before(self, stream: Stream, *arrays: tuple[Memory, bool]) -> Sequence[tuple[Block, bool]]:
+        """Prepare that arrays are read (False) or written (True) on a stream; ``_after`` wants to know the result."""
         followed = [(a.block, writes) for a, writes in arrays if a.block is not None and a.block.only is not stream]
         for block, writes in followed:
             block.before(stream, writes)
-        yield
+        return followed
+
+    def _after(self, stream: Stream, followed: Sequence[tuple[Block, bool]]) -> None:
         for block, writes in followed:
             block.after(stream, writes)
 
@@ -262,18 +276,16 @@ class Device:
                 continue
             if argument.dtype is not dtype and argument.dtype != dtype:
                 raise TypeError(f"{kernel.key[0]}: an argument must be of {dtype}, got {argument!r}")
-            values += argument.words
+            values.append(argument.words)
             if argument.block is not None and argument.block.only is not stream:
                 followed.append((argument, writes))
         x, y, z = (*map(int, grid), 1, 1)[:3]
         if not (0 < x <= LARGEST_GRID[0] and 0 < y <= LARGEST_GRID[1] and 0 < z <= LARGEST_GRID[2]):
             raise ValueError(f"{kernel.key[0]}: a grid of {grid} blocks can't be launched")
         with self._context:
-            if followed:
-                with self._using(stream, *followed):
-                    loaded.launch((x, y, z), stream.handle, values)
-            else:
-                loaded.launch((x, y, z), stream.handle, values)
+            waiting = self._before(stream, *followed) if followed else ()
+            loaded.launch((x, y, z), stream.handle, values)
+            self._after(stream, waiting)
 
     def _load(self, kernel: Kernel) -> _Loaded:
         """Compile a kernel, and load it."""
@@ -282,7 +294,9 @@ class Device:
                 return self._loaded[id(kernel)]
             name, driver = kernel.key[0], self.driver
             if kernel.shared > self._most_shared:
-                raise RuntimeError(f"{name} needs {kernel.shared} bytes of shared memory, {self!r} has {self._most_shared}")
+                raise RuntimeError(
+                    f"{name} needs {kernel.shared} bytes of shared memory, {self!r} has {self._most_shared}"
+                )
             if kernel.cooperative and not self._cooperative:
                 raise RuntimeError(f"{name} is a cooperative kernel, which {self!r} can't run")
             ptx = compiler.ptx_of(kernel, self.cc)
@@ -291,8 +305,8 @@ class Device:
                 if kernel.shared:
                     driver.set_shared(function, kernel.shared)
                 resident = self.processors * driver.resident(function, kernel.threads, kernel.shared)
-            formats = [f for a in kernel.arguments for f in ("QQQQQQQ" if a.way else a.dtype.char)]
-            launch = cuda.Launcher(driver, function, formats, kernel.threads, kernel.shared, kernel.cooperative)
+            kinds = [(f"{8 * WORDS}s", WORDS) if a.way else (a.dtype.char, 1) for a in kernel.arguments]
+            launch = cuda.Launcher(driver, function, kinds, kernel.threads, kernel.shared, kernel.cooperative)
             # Kept by its address, which stays its own as long as it is kept: its hash takes longer than a launch.
             loaded = self._loaded[id(kernel)] = _Loaded(kernel, function, launch, resident)
             return loaded
@@ -325,6 +339,11 @@ def handle_of(stream: Any) -> int:
     if handle == _PER_THREAD:
         raise ValueError("`stream` must be a stream of its own, got the default stream of whichever thread it is")
     return 0 if handle == _LEGACY else handle
+
+
+def _address(array: NDArray[Any]) -> int:
+    found: int = array.__array_interface__["data"][0]  # faster than array.ctypes.data
+    return found
 
 
 def _bytes(size: int) -> str:

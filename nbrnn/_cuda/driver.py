@@ -153,7 +153,7 @@ class _PoolProperties(ctypes.Structure):
 
 
 class Driver:
-    """The driver's functions, by their names; one that fails raises ``CudaError``.
+    """The driver's functions; one that fails raises ``CudaError``.
 
     Parameters
     ----------
@@ -170,8 +170,7 @@ class Driver:
 
     def __init__(self, library: Any) -> None:
         self._library, self.forked = library, False
-        self._bind("cuGetErrorName")
-        self._bind("cuDriverGetVersion")
+        self._functions: dict[str, Callable[..., int]] = {}
         self.version = self._out("cuDriverGetVersion", ctypes.c_int)
         if self.version < OLDEST:
             raise RuntimeError(
@@ -179,40 +178,41 @@ class Driver:
                 f"{version_text(OLDEST)} or newer: update the driver"
             )
         for name in SIGNATURES:
-            self._bind(name)
-        self.cuInit(0)
+            self.function(name)
+        self.call("cuInit", 0)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=functools.partial(setattr, self, "forked", True))
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        raise AttributeError(f"{name} is not bound")
+    def function(self, name: str) -> Callable[..., int]:
+        """One of ``SIGNATURES``, for those who are in a hurry; it returns 0, or a code for ``error``."""
+        found = self._functions.get(name)
+        if found is None:
+            try:
+                function = getattr(self._library, name)
+            except AttributeError:
+                raise RuntimeError(f"the NVIDIA driver has no {name}: update the driver") from None
+            function.argtypes, function.restype = SIGNATURES[name], ctypes.c_int
+            found = self._functions[name] = function
+        return found
 
-    def _bind(self, name: str) -> None:
-        try:
-            function = getattr(self._library, name)
-        except AttributeError:
-            raise RuntimeError(f"the NVIDIA driver has no {name}: update the driver") from None
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function."""
+        code = self._functions[name](*arguments)
+        if code:
+            raise self.error(name, code)
 
-        def check(code: int, function: Any, arguments: Any) -> None:
-            if code:
-                raise self._error(name, code)
-
-        function.argtypes, function.restype, function.errcheck = SIGNATURES[name], ctypes.c_int, check
-        setattr(self, name, function)
-
-    def _error(self, function: str, code: int, more: str = "") -> CudaError:
+    def error(self, function: str, code: int, more: str = "") -> CudaError:
+        """What to raise if a function has returned a code that isn't 0."""
         text = ctypes.c_char_p()
-        with_name = self._library.cuGetErrorName
-        try:
-            with_name(code, ctypes.byref(text))
-        except CudaError:
-            pass
+        self.function("cuGetErrorName")(code, ctypes.byref(text))
         return CudaError(function, (text.value or b"error %d" % code).decode(), code, more)
 
     def _out(self, name: str, kind: Any, *arguments: Any) -> Any:
         """Call a function whose first argument is where it puts a number or handle."""
         room = kind()
-        getattr(self, name)(ctypes.byref(room), *arguments)
+        code = self.function(name)(ctypes.byref(room), *arguments)
+        if code:
+            raise self.error(name, code)
         return room.value
 
     # Devices and contexts
@@ -234,7 +234,7 @@ class Driver:
     def name(self, device: int) -> str:
         """What it is called."""
         room = ctypes.create_string_buffer(256)
-        self.cuDeviceGetName(room, len(room), device)
+        self.call("cuDeviceGetName", room, len(room), device)
         return room.value.decode(errors="replace")
 
     def total_memory(self, device: int) -> int:
@@ -255,7 +255,7 @@ class Driver:
         """A pool of memory of our own, which keeps what is given back to it."""
         properties = _PoolProperties(allocation=1, location=1, device=device)
         pool = int(self._out("cuMemPoolCreate", ctypes.c_void_p, ctypes.byref(properties)))
-        self.cuMemPoolSetAttribute(pool, _RELEASE_THRESHOLD, ctypes.byref(ctypes.c_uint64(2**64 - 1)))
+        self.call("cuMemPoolSetAttribute", pool, _RELEASE_THRESHOLD, ctypes.byref(ctypes.c_uint64(2**64 - 1)))
         return pool
 
     def allocate_from(self, pool: int, size: int, stream: int) -> int:
@@ -273,12 +273,11 @@ class Driver:
 
     def is_pinned(self, address: int) -> bool:
         """Whether memory of the host is known to the driver: copies from there don't wait for anything."""
-        try:
-            return bool(self._out("cuPointerGetAttribute", ctypes.c_uint, _MEMORY_TYPE, address) == _HOST)
-        except CudaError as error:
-            if error.code == INVALID_VALUE:
-                return False
-            raise
+        kind = ctypes.c_uint()
+        code = self._functions["cuPointerGetAttribute"](ctypes.byref(kind), _MEMORY_TYPE, address)
+        if code not in (0, INVALID_VALUE):
+            raise self.error("cuPointerGetAttribute", code)
+        return code == 0 and kind.value == _HOST
 
     # Streams
 
@@ -286,10 +285,10 @@ class Driver:
         """Let a stream wait for all that another has been given so far."""
         event = self._out("cuEventCreate", ctypes.c_void_p, _NO_TIMING)
         try:
-            self.cuEventRecord(event, other)
-            self.cuStreamWaitEvent(stream, event, 0)
+            self.call("cuEventRecord", event, other)
+            self.call("cuStreamWaitEvent", stream, event, 0)
         finally:
-            self.cuEventDestroy_v2(event)  # once it has happened
+            self.call("cuEventDestroy_v2", event)  # once it has happened
 
     # Kernels
 
@@ -300,7 +299,7 @@ class Driver:
         values = (ctypes.c_void_p * 2)(ctypes.addressof(log), LARGEST_LOG)
         module = ctypes.c_void_p()
         try:
-            self.cuModuleLoadDataEx(ctypes.byref(module), ptx, 2, options, values)
+            self.call("cuModuleLoadDataEx", ctypes.byref(module), ptx, 2, options, values)
         except CudaError as error:
             said = log.value.decode(errors="replace").strip()
             more = f"\nThe driver is for CUDA {version_text(self.version)}." + (f"  It says:\n{said}" if said else "")
@@ -309,13 +308,11 @@ class Driver:
 
     def set_shared(self, function: int, size: int) -> None:
         """Let a kernel have so much shared memory whose size it leaves open."""
-        self.cuFuncSetAttribute(function, _DYNAMIC_SHARED, size)
+        self.call("cuFuncSetAttribute", function, _DYNAMIC_SHARED, size)
 
     def resident(self, function: int, threads: int, shared: int) -> int:
         """Blocks of a kernel that one multiprocessor has room for."""
-        return int(
-            self._out("cuOccupancyMaxActiveBlocksPerMultiprocessor", ctypes.c_int, function, threads, shared)
-        )
+        return int(self._out("cuOccupancyMaxActiveBlocksPerMultiprocessor", ctypes.c_int, function, threads, shared))
 
 
 class Context:
@@ -324,8 +321,9 @@ class Context:
     __slots__ = ("_driver", "_handle", "_pop", "_popped", "_push")
 
     def __init__(self, driver: Driver, handle: int) -> None:
-        self._driver, self._handle, self._popped = driver, handle, ctypes.byref(ctypes.c_void_p())
-        self._push, self._pop = driver.cuCtxPushCurrent_v2, driver.cuCtxPopCurrent_v2
+        self._driver, self._handle = driver, ctypes.c_void_p(handle)
+        self._push, self._pop = driver.function("cuCtxPushCurrent_v2"), driver.function("cuCtxPopCurrent_v2")
+        self._popped = ctypes.byref(ctypes.c_void_p())
 
     def __enter__(self) -> None:
         if self._driver.forked:
@@ -333,7 +331,9 @@ class Context:
                 "CUDA can't be used in a process that was forked after its parent began to use it: begin in the "
                 'child, or make processes by multiprocessing.get_context("spawn")'
             )
-        self._push(self._handle)
+        code = self._push(self._handle)
+        if code:
+            raise self._driver.error("cuCtxPushCurrent", code)
 
     def __exit__(self, *error: object) -> None:
         self._pop(self._popped)
@@ -346,31 +346,50 @@ class Launcher:
     ----------
     function : int
         The kernel.
-    formats : sequence of str
-        Of each argument, as the module struct names types.
+    arguments : sequence of (str, int)
+        Of each: how the module struct packs it, and of how many equal parameters it consists.
     threads, shared : int
         Of each block; the second in bytes.
     cooperative : bool
     """
 
     def __init__(
-        self, driver: Driver, function: int, formats: Sequence[str], threads: int, shared: int, cooperative: bool
+        self,
+        driver: Driver,
+        function: int,
+        arguments: Sequence[tuple[str, int]],
+        threads: int,
+        shared: int,
+        cooperative: bool,
     ) -> None:
-        whole = struct.Struct("@" + "".join(formats))
-        offsets = [struct.calcsize("@" + "".join(formats[: n + 1])) - struct.calcsize(f) for n, f in enumerate(formats)]
-        room = ctypes.create_string_buffer(whole.size + 8)
-        start = ctypes.addressof(room)
-        pointers = (ctypes.c_void_p * len(formats))(*(start + offset for offset in offsets))
-        self._room, self._pack, self._lock = room, whole.pack_into, threading.Lock()
-        self._launch = driver.cuLaunchCooperativeKernel if cooperative else driver.cuLaunchKernel
+        formats, offsets = "@", []
+        for text, parts in arguments:
+            # Each begins at a multiple of the size of one of its parameters.
+            size = struct.calcsize(text) // parts
+            begin = -(-struct.calcsize(formats) // size) * size
+            formats += f"{begin - struct.calcsize(formats)}x{text}"
+            offsets += [begin + size * part for part in range(parts)]
+        packer = struct.Struct(formats)
+        self._room, self._pack, self._lock = (
+            ctypes.create_string_buffer(packer.size),
+            packer.pack_into,
+            threading.Lock(),
+        )
+        start = ctypes.addressof(self._room)
+        pointers = (ctypes.c_void_p * len(offsets))(*(start + offset for offset in offsets))
+        self._driver, self._name = driver, "cuLaunchCooperativeKernel" if cooperative else "cuLaunchKernel"
+        self._launch = driver.function(self._name)
+        self._function = ctypes.c_void_p(function)
+        self._block = threads, 1, 1, shared
         self._after = (pointers,) if cooperative else (pointers, None)
-        self._function, self._threads, self._shared = ctypes.c_void_p(function), threads, shared
 
     def __call__(self, grid: tuple[int, int, int], stream: int, values: Sequence[Any]) -> None:
         """Run the kernel on so many blocks."""
         with self._lock:  # the driver has copied the arguments when it returns
             self._pack(self._room, 0, *values)
-            self._launch(self._function, *grid, self._threads, 1, 1, self._shared, stream, *self._after)
+            code = self._launch(self._function, *grid, *self._block, stream, *self._after)
+        if code:
+            raise self._driver.error(self._name, code)
 
 
 def version_text(version: int) -> str:

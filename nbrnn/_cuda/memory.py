@@ -7,11 +7,15 @@ last, and who has read it since.  Whoever uses it next is made to wait for those
 from __future__ import annotations
 
 import itertools
+import struct
 import weakref
 from typing import Any, Protocol
 
 import numpy as np
 
+#: An array, as Numba hands it over: reference count, parent, numbers, their size, where they are, shape, strides.
+WORDS = 7
+_words = struct.Struct(f"@{WORDS}Q").pack
 #: When something was asked of a stream: counts up.
 _now = itertools.count(1)
 
@@ -66,7 +70,8 @@ class Block:
     def __init__(self, keeper: Keeper, address: int, size: int, stream: Stream) -> None:
         self._keeper, self.address, self.size, self.stream = keeper, address, size, stream
         self.only: Stream | None = stream
-        self._write, self._reads = (stream, 0), dict[Stream, int]()
+        self._write: tuple[Stream, int] = (stream, 0)
+        self._reads: dict[Stream, int] = {}
 
     def before(self, stream: Stream, writes: bool) -> None:
         """Let a stream wait for whom it must before it reads or writes; needless for the ``only`` one."""
@@ -105,8 +110,8 @@ class Memory:
 
     Attributes
     ----------
-    words : tuple of int
-        What a kernel of Numba's wants to know of an array.
+    words : bytes
+        What a kernel of Numba's is told of an array.
     """
 
     __slots__ = ("address", "block", "dtype", "owner", "size", "words")
@@ -116,8 +121,7 @@ class Memory:
     ) -> None:
         self.address, self.size, self.dtype, self.block, self.owner = address, size, dtype, block, owner
         item = dtype.itemsize
-        # Reference count, parent, numbers, their size, where they are, shape, strides.
-        self.words = (0, 0, size, item, address, size, item)
+        self.words = _words(0, 0, size, item, address, size, item)
 
     @property
     def nbytes(self) -> int:
