@@ -4,6 +4,7 @@ Each function is made from the table that the real library is bound by (`nbrnn._
 ctypes would hand to C: addresses and numbers.  What a launch runs on is read from the block of arguments it was given.
 """
 
+# ruff: noqa: N802 (names of functions are those of the library)
 import collections
 import contextlib
 import ctypes
@@ -37,7 +38,7 @@ NAMES = {
 GAP, PATTERN, ALIGNMENT = 256, 0x5A, 256
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A function returns a code."""
 
     def __init__(self, code):
@@ -165,9 +166,9 @@ class FakeCuda(State):
                 if name in self.orders:
                     self.orders[name][0] -= 1
                     if self.orders[name][0] < 0:
-                        raise Refused(self.orders.pop(name)[1])
+                        raise RefusedError(self.orders.pop(name)[1])
                 function(*arguments)
-            except Refused as refused:
+            except RefusedError as refused:
                 return refused.code
             except BaseException as error:
                 self.problems.append(error)
@@ -182,7 +183,7 @@ class FakeCuda(State):
     def find(self, handle, kind):
         thing = self.objects.get(handle)
         if not isinstance(thing, kind):
-            raise Refused(INVALID_HANDLE)
+            raise RefusedError(INVALID_HANDLE)
         return thing
 
     @staticmethod
@@ -196,14 +197,14 @@ class FakeCuda(State):
 
     def in_context(self):
         if not self.stack() or self.stack()[-1] not in self.contexts:
-            raise Refused(INVALID_CONTEXT)
+            raise RefusedError(INVALID_CONTEXT)
 
     def on(self, name, stream, work):
         """Put work on a stream."""
         self.in_context()
         stream = stream or 0
         if stream not in self.streams:
-            raise Refused(INVALID_HANDLE)
+            raise RefusedError(INVALID_HANDLE)
         self.log.append((name, stream))
         self.streams[stream].append(work)
         if not self.deferred:
@@ -226,14 +227,14 @@ class FakeCuda(State):
 
     def do_cuInit(self, flags):
         if not self.devices:
-            raise Refused(NO_DEVICE)
+            raise RefusedError(NO_DEVICE)
 
     def do_cuDriverGetVersion(self, out):
         self.give(out, ctypes.c_int, self.version)
 
     def do_cuGetErrorName(self, code, out):
         if code not in NAMES:
-            raise Refused(INVALID_VALUE)
+            raise RefusedError(INVALID_VALUE)
         self.give(out, ctypes.c_char_p, NAMES[code])
 
     def do_cuDeviceGetCount(self, out):
@@ -241,7 +242,7 @@ class FakeCuda(State):
 
     def do_cuDeviceGet(self, out, ordinal):
         if not 0 <= ordinal < self.devices:
-            raise Refused(INVALID_DEVICE)
+            raise RefusedError(INVALID_DEVICE)
         self.give(out, ctypes.c_int, ordinal)
 
     def do_cuDeviceGetName(self, out, size, device):
@@ -261,7 +262,7 @@ class FakeCuda(State):
 
     def do_cuCtxGetDevice(self, out):
         if not self.stack():
-            raise Refused(INVALID_CONTEXT)
+            raise RefusedError(INVALID_CONTEXT)
         self.give(out, ctypes.c_int, self.contexts.index(self.stack()[-1]))
 
     def do_cuCtxPushCurrent_v2(self, context):
@@ -269,7 +270,7 @@ class FakeCuda(State):
 
     def do_cuCtxPopCurrent_v2(self, out):
         if not self.stack():
-            raise Refused(INVALID_CONTEXT)
+            raise RefusedError(INVALID_CONTEXT)
         self.give(out, ctypes.c_void_p, self.stack().pop())
 
     def do_cuModuleLoadDataEx(self, out, image, count, options, values):
@@ -284,13 +285,15 @@ class FakeCuda(State):
         major, minor = map(int, re.search(r"^\.version (\d+)\.(\d+)", text, re.M).groups())
         newest = (9, self.version % 1000 // 10) if self.version >= 13000 else (8, self.version % 1000 // 10)
         if (major, minor) > newest:
-            raise Refused(UNSUPPORTED_PTX)
+            raise RefusedError(UNSUPPORTED_PTX)
         try:
+            if ".entry" not in text:
+                raise PtxError("there is no kernel")
             module = parsed(text)
         except PtxError as error:
             log = str(error).encode()[: given[6] - 1] + b"\0"
             ctypes.memmove(given[5], log, len(log))
-            raise Refused(INVALID_PTX) from error
+            raise RefusedError(INVALID_PTX) from error
         self.loaded.append(text)
         self.give(out, ctypes.c_void_p, self.name(module))
 
@@ -299,12 +302,12 @@ class FakeCuda(State):
         try:
             kernel = module.kernel(name)
         except PtxError:
-            raise Refused(NOT_FOUND) from None
+            raise RefusedError(NOT_FOUND) from None
         self.give(out, ctypes.c_void_p, self.name(Function(kernel, module)))
 
     def do_cuFuncSetAttribute(self, function, which, value):
         if which != 8 or value > self.attributes[97]:
-            raise Refused(INVALID_VALUE)
+            raise RefusedError(INVALID_VALUE)
         self.find(function, Function).dynamic_shared = value
 
     def do_cuOccupancyMaxActiveBlocksPerMultiprocessor(self, out, function, threads, shared):
@@ -317,7 +320,7 @@ class FakeCuda(State):
         assert extra is None
         function = self.find(function, Function)
         if shared > function.dynamic_shared or bx * by * bz > (function.kernel.max_threads or 1024):
-            raise Refused(INVALID_VALUE)
+            raise RefusedError(INVALID_VALUE)
         variables = function.kernel.params
         pointers = (ctypes.c_void_p * len(variables)).from_address(parameters)
         given = [ctypes.string_at(p, v.size) for p, v in zip(pointers, variables, strict=True)]
@@ -326,7 +329,7 @@ class FakeCuda(State):
 
     def do_cuLaunchCooperativeKernel(self, function, gx, gy, gz, *rest):
         if gx * gy * gz > self.attributes[16]:
-            raise Refused(TOO_LARGE)
+            raise RefusedError(TOO_LARGE)
         self.do_cuLaunchKernel(function, gx, gy, gz, *rest, None, name="cuLaunchCooperativeKernel")
 
     def execute(self, function, grid, block, shared, given):
@@ -370,9 +373,9 @@ class FakeCuda(State):
 
     def allocate(self, size, pooled):
         if size <= 0:
-            raise Refused(INVALID_VALUE)
+            raise RefusedError(INVALID_VALUE)
         if self.live() + size > self.memory:
-            raise Refused(OUT_OF_MEMORY)
+            raise RefusedError(OUT_OF_MEMORY)
         made = Allocation.of(size, pooled)
         self.heap[made.address] = made
         return made.address
@@ -424,7 +427,7 @@ class FakeCuda(State):
     def do_cuPointerGetAttribute(self, out, which, address):
         assert which == 2
         if not any(a.ctypes.data <= address < a.ctypes.data + a.nbytes for a in self.pinned):
-            raise Refused(INVALID_VALUE)
+            raise RefusedError(INVALID_VALUE)
         self.give(out, ctypes.c_uint, 1)
 
     def do_cuMemcpyHtoDAsync_v2(self, into, source, size, stream):
@@ -465,7 +468,7 @@ class FakeCuda(State):
     def do_cuStreamSynchronize(self, stream):
         self.in_context()
         if (stream or 0) not in self.streams:
-            raise Refused(INVALID_HANDLE)
+            raise RefusedError(INVALID_HANDLE)
         self.drain(stream or 0)
 
     def do_cuStreamWaitEvent(self, stream, event, flags):

@@ -173,9 +173,9 @@ class Device:
                     self.driver.call("cuMemFree_v2", spare.pop()[0])
 
     def _too_much(self, size: int) -> MemoryError:
-        free, total = self.driver.free_memory(), self.total_memory
+        free, total = _bytes(self.driver.free_memory()), _bytes(self.total_memory)
         return MemoryError(
-            f"{_bytes(size)} on CUDA device {self.ordinal} ({self.name}): {_bytes(free)} of its {_bytes(total)} are free"
+            f"no room for {_bytes(size)} on CUDA device {self.ordinal} ({self.name}): {free} of its {total} are free"
         )
 
     def free(self, block: Block) -> None:
