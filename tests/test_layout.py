@@ -54,6 +54,7 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "machine",
+        "array", "compile", "driver", "device", "current", "exchange",
         "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
