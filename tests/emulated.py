@@ -38,7 +38,7 @@ class Emulated:
 
     def __init__(self, cc=(9, 0), schedule=None, processors=4):
         self.cc, self.schedule, self.processors, self.runs, self.launches = cc, schedule, processors, [], []
-        self.owners, self.streams = [], []
+        self.owners, self.streams, self.ordinal, self.stream = [], [], 0, 0
 
     def empty(self, size, dtype):
         return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 111, dtype)

@@ -112,4 +112,9 @@ def test_many_ends():
 
 
 def test_workers_end_during_a_call_that_nobody_waits_for():
-    run("end_during_a_call")
+    for left in (2, 1, 0):  # other processes may have the processors for a while
+        try:
+            return run("end_during_a_call")
+        except AssertionError:
+            if left == 0:
+                raise

@@ -54,7 +54,7 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "machine",
-        "driver", "compile", "memory", "device",
+        "array", "compile", "driver", "memory", "device", "current", "exchange",
         "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],

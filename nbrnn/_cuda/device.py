@@ -105,6 +105,11 @@ class Device:
         finally:
             self._local.stream = before
 
+    @property
+    def stream(self) -> int:
+        """Handle of the stream in use; 0: the default one."""
+        return self._stream().handle
+
     def _stream(self) -> Stream:
         found: Stream = getattr(self._local, "stream", self._default)
         return found

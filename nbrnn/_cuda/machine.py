@@ -27,6 +27,10 @@ class Machine(Protocol):
     processors: int
     #: (major, minor): what the device can do.
     cc: tuple[int, int]
+    #: The device's number.
+    ordinal: int
+    #: Handle of the stream in use; 0: the default one.
+    stream: int
 
     def empty(self, size: int, dtype: np.dtype[Any]) -> Flat:
         """A new array of so many numbers, which are anything."""
