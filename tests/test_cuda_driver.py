@@ -1,8 +1,10 @@
 """The driver by ctypes, and memory and streams of a device, on a libcuda that is made up."""
 
+import copy
 import ctypes
 import gc
 import pathlib
+import pickle
 import re
 import sys
 import threading
@@ -139,6 +141,10 @@ def test_devices_by_number():
         assert device.current() is device.device(1)
         fake.stack().clear()
         assert "Made-up GPU" in repr(device.device(0))
+        for again in (copy.deepcopy(device.device(1)), pickle.loads(pickle.dumps(device.device(1)))):
+            assert again is device.device(1)
+        with pytest.raises(TypeError, match="can't be copied or pickled"):
+            copy.deepcopy(device.device(1).empty(3, f4))
 
 
 # Memory

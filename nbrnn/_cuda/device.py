@@ -86,6 +86,10 @@ class Device:
     def __repr__(self) -> str:
         return f"<CUDA device {self.ordinal}: {self.name}, compute capability {self.cc[0]}.{self.cc[1]}>"
 
+    def __reduce__(self) -> Any:
+        """A copy is the device itself, and so is what comes of a pickle."""
+        return device, (self.ordinal,)
+
     def _end(self) -> None:
         """The process ends, and all memory with it: nothing must be asked of a driver that may be gone."""
         self._ended = True

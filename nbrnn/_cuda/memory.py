@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import struct
 import weakref
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -136,6 +136,9 @@ class Memory:
         return Memory(
             self.address + begin * self.dtype.itemsize, max(0, end - begin), self.dtype, self.block, self.owner
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("memory of a device can't be copied or pickled by itself: put() a copy of its numbers there")
 
     def __repr__(self) -> str:
         return f"<{self.size} numbers of {self.dtype} at {self.address:#x}>"
