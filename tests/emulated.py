@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-from nbrnn._cuda.direction import Direction, Sequences
+from nbrnn._cuda.direction import Direction, Sequences, State
+from nbrnn._cuda.placed import Placed
 from nbrnn._cuda.schedule import Schedule
 from tests.ptx import Input, Output, launch, parse
 from tests.ptx import compile as nvvm
@@ -102,12 +103,12 @@ class Emulated:
         )
 
 
-def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
+def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=None):
     """What kernels make of a `tests.cases.Case` of one layer: y, h, c, dx, dh, dc and gradients, all as arrays.
 
     With ``gaps``, so many numbers of NaN stand after each row of x, y, dy and dx.
     """
-    D, T, B, I, H = case.D, case.T, case.B, case.I, case.H
+    D, T, B, I, H, K = case.D, case.T, case.B, case.I, case.H, case.K
     extras = cell.extras()
 
     def spaced(array):
@@ -121,29 +122,35 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
     # Nobody looks at what stands past a sequence's end.
     x, x_time, x_batch = spaced(np.where(past[:, :, None], np.nan, case.x).astype(case.dtype))
     dy, dy_time, dy_batch = spaced(np.where(past[:, :, None], np.nan, case.dy).astype(case.dtype))
-    y, y_time, y_batch = spaced(np.full((T, B, D * H), np.nan, case.dtype))
+    y, y_time, y_batch = spaced(np.full((T, B, D * K), np.nan, case.dtype))
     dx, dx_time, dx_batch = spaced(np.zeros((T, B, I), case.dtype))
     h, c, dh, dc, gradients = [], [], [], [], {}
     for d in range(D):
         suffix = "_l0" + ("_reverse" if d else "")
         weights = {n.removesuffix(suffix): a for n, a in case.layer.params.items() if n.endswith(suffix)}
-        direction = Direction(machine, cell, weights, rows, chunk)
-        schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
-        state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
-        own_y = Sequences(y.reshape(-1)[d * H :], y_time, y_batch)
-        after_h, after_c, tape = direction.forward(
-            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
-        )
-        h.append(after_h.reshape(B, H))
-        c.append(after_c.reshape(B, extras * H))
+        shapes = {n: a.shape for n, a in weights.items()}
+        direction = Direction(machine, cell, shapes, np.dtype(case.dtype), rows, chunk, family)
+        packed = {n: machine.put(a) for n, a in direction.pack({n: np.asarray(a) for n, a in weights.items()}).items()}
+        schedule = Placed(machine, Schedule.of(T, B, case.lengths, case.resets, bool(d)))
+
+        def state(h, c):
+            return State(machine.put(h), machine.put(c if extras else np.zeros(0, case.dtype)))
+
+        def fresh():
+            return State(*(machine.empty(B * n, np.dtype(case.dtype)) for n in (K, extras * H)))
+
+        own_y, after = Sequences(y.reshape(-1)[d * K :], y_time, y_batch), fresh()
+        own_x, before_state = Sequences(x.reshape(-1), x_time, x_batch), state(case.h[d], case.c[d])
+        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep)
+        h.append(after.h.reshape(B, K))
+        c.append(after.c.reshape(B, extras * H))
         if not keep:
             continue
-        own_dy = Sequences(dy.reshape(-1)[d * H :], dy_time, dy_batch)
-        dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
-        before_h, before_c, found = direction.backward(
-            tape, own_dy, *dstate, Sequences(dx.reshape(-1), dx_time, dx_batch), d > 0
-        )
-        dh.append(before_h.reshape(B, H))
-        dc.append(before_c.reshape(B, extras * H))
-        gradients |= {n + suffix: a for n, a in found.items() if n + suffix in case.layer.params}
-    return y[:, :, : D * H], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
+        own_dy, before = Sequences(dy.reshape(-1)[d * K :], dy_time, dy_batch), fresh()
+        found = {n: machine.empty(a.size, a.dtype) for n, a in weights.items()}
+        own_dx = Sequences(dx.reshape(-1), dx_time, dx_batch)
+        direction.backward(tape, own_dy, state(case.dh[d], case.dc[d]), own_dx, before, found, d > 0)
+        dh.append(before.h.reshape(B, K))
+        dc.append(before.c.reshape(B, extras * H))
+        gradients |= {n + suffix: a for n, a in found.items()}
+    return y[:, :, : D * K], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
