@@ -15,7 +15,7 @@ import numpy as np
 
 from .._cells import Cell
 from .._cells.trace import describe
-from . import backward, forward, product, stepwise
+from . import backward, forward, gather, philox, product, stepwise
 from .plan import Plan
 
 _SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
@@ -47,6 +47,11 @@ _OTHER_STEPS = {
     "add_masked": "through:in masks:in cuts:in:u1 order:in:i4 dh:inout K:i4 first:i4 count:i4",
     "finish": "y:inout h:in lengths:in:i4 order:in:i4 h_after:out K:i4 steps:i4 batch:i4 reverse:b1 y_time:i8 y_batch:i8",
 }
+_GATHER = "source:in first:in:i4 second:in:i4 begin:i4 count:i4 out:out"
+_DROP = (
+    "x:in y:inout key0:u8 key1:u8 threshold:u8 place:u8 t0:i8 "
+    "steps:i8 size:i8 directions:i8 n:i8 x_time:i8 x_batch:i8 y_time:i8 y_batch:i8"
+)
 
 
 @dataclass(frozen=True)
@@ -168,3 +173,17 @@ def other_step_kernel(name: str, dtype: np.dtype[Any]) -> Kernel:
     """One of ``stepwise`` that knows no cell."""
     made = functools.partial(getattr(stepwise, name), dtype)
     return Kernel((name, dtype.name), made, _arguments(_OTHER_STEPS[name], dtype), stepwise.THREADS)
+
+
+@functools.cache
+def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``philox.drop``."""
+    made = functools.partial(philox.drop, dtype)
+    return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
+
+
+@functools.cache
+def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``gather.gather``."""
+    made = functools.partial(gather.gather, dtype)
+    return Kernel(("gather", dtype.name), made, _arguments(_GATHER, dtype), gather.THREADS)

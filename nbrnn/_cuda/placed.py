@@ -7,6 +7,9 @@ from typing import Any
 from .machine import Flat, Machine
 from .schedule import Schedule
 
+#: Arrays of offsets that are kept: a training step of a stack needs about four for each direction.
+_MOST = 32
+
 
 class Placed:
     """A schedule with its arrays on a machine, put there when first asked for and then kept.
@@ -35,6 +38,8 @@ class Placed:
     def _index(self, name: str, *numbers: int) -> Flat:
         key = name, numbers
         if key not in self._kept:
+            if len(self._kept) == _MOST:
+                self._kept.clear()
             self._kept[key] = self.machine.put(getattr(self.schedule, name)(*numbers))
         return self._kept[key]
 
