@@ -1,6 +1,7 @@
 """Families of kernels for the loop over time, each behind the same two calls.
 
 - ``Blocks``: one block of threads for each tile of sequences runs all steps; the weights stay in its registers.
+- ``Spread``: all multiprocessors run all steps together; the weights stay in their registers, spread over them.
 - ``Steps``: one product and one kernel for the formulas in each step.
 
 Sums are added in an order that depends on the family, the cell, the dtype and H.  So which family a layer gets may
@@ -9,7 +10,7 @@ depend on these and on the device, but never on the batch: a sequence has the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 
 from .._cells import Cell
 from . import kernels, stepwise
-from .machine import Machine
-from .plan import LARGEST, Plan, by_gate
+from .plan import LARGEST, MOST_ROWS, Plan, by_gate
 from .products import Matrix, Products
 from .schedule import Schedule
+from .spread import SpreadPlan
 
 
 class Sequences(NamedTuple):
@@ -31,7 +32,7 @@ class Sequences(NamedTuple):
     batch: int
 
 
-@dataclass
+@dataclasses.dataclass
 class Run:
     """Sequences that are run: what is known of them before the loop, where the machine wants it.
 
@@ -67,9 +68,7 @@ class Family(Protocol):
 class Blocks:
     """One block for each tile of sequences: H up to ``plan.LARGEST``, no projection."""
 
-    def __init__(
-        self, products: Products, cell: type[Cell], w_hh: NDArray[Any], hidden_bias: Any, rows: int
-    ) -> None:
+    def __init__(self, products: Products, cell: type[Cell], w_hh: NDArray[Any], hidden_bias: Any, rows: int) -> None:
         self.machine, self.none, self.hidden_bias = products.machine, products.none, hidden_bias
         self.plan = plan = Plan(cell, products.dtype, w_hh.shape[1], rows)
         self.w_forward = self.machine.put(plan.pack_forward(w_hh))
@@ -97,6 +96,53 @@ class Blocks:
         return dh_before, dc_before
 
 
+class Spread:
+    """All multiprocessors together (``cooperative``): H up to ``spread.LARGEST_SPREAD``, no projection."""
+
+    def __init__(self, products: Products, plan: SpreadPlan, w_hh: NDArray[Any], hidden_bias: Any) -> None:
+        self.machine, self.products, self.hidden_bias, self.plan = products.machine, products, hidden_bias, plan
+        self.w_forward = self.machine.put(plan.pack_forward(w_hh))
+        self.w_backward = self.machine.put(plan.pack_backward(w_hh))
+
+    def _plan(self, batch: int) -> SpreadPlan:
+        """With no more sequences in a tile than there are; that changes no bits."""
+        most = 1 if batch == 1 else 2 if batch == 2 else MOST_ROWS
+        return dataclasses.replace(self.plan, rows=min(most, self.plan.rows))
+
+    def _counter(self) -> Any:
+        counter = self.machine.empty(1, np.dtype(np.int64))
+        self.machine.zero(counter)
+        return counter
+
+    def forward(self, run: Run, gx: Any, c: Any, saved: Any, keep: bool) -> tuple[Any, Any]:
+        schedule, y = run.schedule, run.y
+        starts, _, order, cuts = run.arrays
+        c_after = self.products.copy(c)
+        if schedule.rows:
+            plan = self._plan(schedule.batch)
+            now = self.machine.put(schedule.offsets(y.time, y.batch))
+            data = (
+                self.w_forward, gx, self.hidden_bias, starts, order, cuts, y.data, run.before, now, run.h, c_after,
+                saved, self._counter(), schedule.steps,
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_kernel(plan, keep), (plan.forward.blocks,), data)
+        return _finish(self.products, run, self.plan.H), c_after
+
+    def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
+        schedule, products = run.schedule, self.products
+        starts, _, order, cuts = run.arrays
+        dh, dc = products.copy(dh), products.copy(dc)
+        if schedule.rows:
+            plan = self._plan(schedule.batch)
+            given = products.none if dy is None else dy.data
+            from_dy = products.no_index if dy is None else self.machine.put(schedule.offsets(dy.time, dy.batch))
+            data = (
+                self.w_backward, given, from_dy, starts, order, cuts, dh, dc, saved, self._counter(), schedule.steps
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_back_kernel(plan), (plan.backward.blocks,), data)
+        return dh, dc
+
+
 class Steps:
     """A product and a kernel for the formulas in each step: any H, and projections."""
 
@@ -110,24 +156,18 @@ class Steps:
         self.w_hr = None if w_hr is None else self.machine.put(w_hr)
 
     def _launch(self, kernel: kernels.Kernel, numbers: int, *data: Any) -> None:
-        if numbers:
-            self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
+        self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
 
     def _other(self, name: str) -> kernels.Kernel:
         return kernels.other_step_kernel(name, self.dtype)
 
-    def _copy(self, array: Any) -> Any:
-        made = self.machine.empty(array.size, self.dtype)
-        self.machine.copy(made, array)
-        return made
-
     def forward(self, run: Run, gx: Any, c: Any, saved: Any, keep: bool) -> tuple[Any, Any]:
         machine, schedule, products, H, K, y = self.machine, run.schedule, self.products, self.H, self.K, run.y
-        _, lengths, order, cuts = run.arrays
+        _, _, order, cuts = run.arrays
         now = machine.put(schedule.offsets(y.time, y.batch))
         sums = machine.empty(schedule.batch * self.width, self.dtype)
         m = machine.empty(schedule.batch * H if self.cell.projected else 0, self.dtype)
-        c_after = self._copy(c)
+        c_after = products.copy(c)
         kernel = kernels.step_kernel(self.cell, self.dtype, keep)
         for first, count in schedule.each():
             fed = Matrix(y.data, 0, run.before, first)
@@ -143,10 +183,7 @@ class Steps:
             if self.cell.projected:
                 into = Matrix(y.data, 0, now, first)
                 products.multiply(Matrix(m, H), Matrix(self.w_hr, H), into, (count, K, H), trans_b=True)
-        h_after = machine.empty(run.h.size, self.dtype)
-        numbers = (K, schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
-        self._launch(self._other("finish"), schedule.batch * K, y.data, run.h, lengths, order, h_after, *numbers)
-        return h_after, c_after
+        return _finish(products, run, K), c_after
 
     def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
         machine, schedule, products, cell, H, K = self.machine, run.schedule, self.products, self.cell, self.H, self.K
@@ -155,7 +192,7 @@ class Steps:
         given = products.none if dy is None else dy.data
         from_dy = products.no_index if dy is None else machine.put(schedule.offsets(dy.time, dy.batch))
         to_before = machine.put(schedule.places_before(K))
-        dh, dc = self._copy(dh), self._copy(dc)
+        dh, dc = products.copy(dh), products.copy(dc)
         dm = machine.empty(schedule.batch * H if cell.projected else 0, self.dtype)
         of_hidden = saved[(cell.sums() - len(cell.gates)) * H :]
         of_projection = saved[cell.slot_projection() * H :] if cell.projected else None
@@ -176,6 +213,19 @@ class Steps:
         return dh, dc
 
 
+def _finish(products: Products, run: Run, K: int) -> Any:
+    """Zeros where y is past a sequence's end; gives the h after each one's last step."""
+    machine, schedule, y = products.machine, run.schedule, run.y
+    _, lengths, order, _ = run.arrays
+    h_after = machine.empty(run.h.size, products.dtype)
+    if schedule.batch:
+        numbers = (K, schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
+        grid = (-(-schedule.batch * K // stepwise.THREADS),)
+        kernel = kernels.other_step_kernel("finish", products.dtype)
+        machine.launch(kernel, grid, (y.data, run.h, lengths, order, h_after, *numbers))
+    return h_after
+
+
 def choose(
     products: Products,
     cell: type[Cell],
@@ -185,9 +235,21 @@ def choose(
     rows: int,
     family: str | None = None,
 ) -> Family:
-    """The family of a layer and direction; ``family`` may name one, "blocks" or "steps"."""
+    """The family of a layer and direction; ``family`` may name one: "blocks", "spread" or "steps".
+
+    By a count on paper; nobody has measured it.  One block holds the weights of H <= 128, and its steps cost a barrier
+    of its own: nothing is quicker.  Beyond, a step costs a barrier of all blocks (1 to 2 µs) where weights fit the
+    registers and shared memory of all multiprocessors, against two launches (5 to 8 µs) of which the product reads all
+    weights again.
+    """
+    machine, H = products.machine, w_hh.shape[1]
+    plan = SpreadPlan.of(cell, products.dtype, H, machine.processors, machine.cc, rows)
     if family is None:
-        family = "blocks" if w_hh.shape[1] <= LARGEST and not cell.projected else "steps"
+        family = "blocks" if H <= LARGEST and not cell.projected else "steps" if plan is None else "spread"
     if family == "blocks":
         return Blocks(products, cell, w_hh, hidden_bias, rows)
+    if family == "spread":
+        if plan is None:
+            raise ValueError(f"a device of {machine.processors} multiprocessors can't hold the weights of H = {H}")
+        return Spread(products, plan, w_hh, hidden_bias)
     return Steps(products, cell, w_hh, hidden_bias, w_hr)
