@@ -85,7 +85,7 @@ class OnDevice:
                 found.append(None)
                 continue
             array = self._array(part, label)
-            _check.shape(array, label, shape)
+            _check.shape(array, label, shape)  # type: ignore[arg-type]
             array = array if batched else array[:, None]
             if not array[:1].contiguous:
                 raise ValueError(f"{label} must be contiguous, got strides {array.strides} for shape {array.shape}")
@@ -148,9 +148,10 @@ class OnDevice:
         """See ``Recurrent.__call__``."""
         with self._on(kind_of(x), stream) as kind:
             call = self._call(x, state, lengths, resets)
-            shape = self.axes.y_shape(*call.x.shape[:2], call.batched)
+            steps, size, _ = call.x.shape
+            shape = self.axes.y_shape(steps, size, call.batched)
             y = self._empty(shape) if out is None else self._output(out, shape, x, state)
-            batch = self.stack.batch(*call.x.shape[:2], call.lengths, call.resets)
+            batch = self.stack.batch(steps, size, call.lengths, call.resets)
             after, _ = self._run(call, y, Pass(batch), False)
             return kind.wrap(y) if out is None else out, self._user_state(kind, *after, call.batched)
 
@@ -160,14 +161,14 @@ class OnDevice:
         """See ``Recurrent.forward``."""
         with self._on(kind_of(x), stream) as kind:
             call = self._call(x, state, lengths, resets)
-            steps, size = call.x.shape[:2]
+            steps, size, _ = call.x.shape
             checkpoint = checkpoint_every(checkpoint, steps)
-            drops = [None if drop is None else Drop(drop.p, drop.key) for drop in layer._drops(layer._generator(rng))]
+            between, recurrent = (d and Drop(d.p, d.key) for d in layer._drops(layer._generator(rng)))
             # The tape refers to x, but to a state of its own.
             call.h, call.c = (a if a is None else self._copy(a) for a in (call.h, call.c))
             y = self._empty(self.axes.y_shape(steps, size, call.batched))
             batch = self.stack.batch(steps, size, call.lengths, call.resets)
-            after, record = self._run(call, y, Pass(batch, *drops, checkpoint), True)
+            after, record = self._run(call, y, Pass(batch, between, recurrent, checkpoint), True)
             y.readonly = True
             tape = RecurrentTape(layer, self, record, call.batched, tuple(x.shape), y.shape, kind)
             return kind.wrap(y), self._user_state(kind, *after, call.batched), tape

@@ -54,9 +54,9 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "schedule", "primitives", "product", "forward", "backward", "stepwise", "philox",
-        "gather", "kernels", "machine", "array", "compile", "driver", "device", "current", "dlpack", "exchange",
-        "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
+        "stepwise", "philox", "gather", "kernels", "machine", "array", "compile", "driver", "device", "current", "dlpack",
+        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],

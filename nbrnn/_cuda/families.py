@@ -1,6 +1,7 @@
 """Families of kernels for the loop over time, each behind the same two calls.
 
 - ``Blocks``: one block of threads for each tile of sequences runs all steps; the weights stay in its registers.
+- ``Spread``: all multiprocessors run all steps together; the weights stay in their registers, spread over them.
 - ``Steps``: one product and one kernel for the formulas in each step.
 
 Sums are added in an order that depends on the family, the cell, the dtype and H.  So which family a layer gets may
@@ -9,17 +10,19 @@ depend on these and on the device, but never on the batch: a sequence has the sa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
 from . import kernels, stepwise
 from .placed import Placed
-from .plan import LARGEST, Plan, by_gate
+from .plan import LARGEST, MOST_ROWS, Plan, by_gate
 from .products import Matrix, Products
+from .spread import SpreadPlan
 
 Weights = Mapping[str, NDArray[Any]]
 #: Arrays of the machine by name.
@@ -41,7 +44,7 @@ class State(NamedTuple):
     c: Any
 
 
-@dataclass
+@dataclasses.dataclass
 class Run:
     """Sequences that are run: what is known of them before the loop, where the machine wants it.
 
@@ -105,6 +108,53 @@ class Blocks:
             self.machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(when.batch),), data)
 
 
+class Spread:
+    """All multiprocessors together (``cooperative``): H up to ``spread.LARGEST_SPREAD``, no projection."""
+
+    def __init__(self, products: Products, plan: SpreadPlan) -> None:
+        self.machine, self.products, self.plan = products.machine, products, plan
+
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        w_hh = weights["weight_hh"]
+        return {"w_forward": self.plan.pack_forward(w_hh), "w_backward": self.plan.pack_backward(w_hh)}
+
+    def _plan(self, batch: int) -> SpreadPlan:
+        """With no more sequences in a tile than there are; that changes no bits."""
+        most = 1 if batch == 1 else 2 if batch == 2 else MOST_ROWS
+        return dataclasses.replace(self.plan, rows=min(most, self.plan.rows))
+
+    def _counter(self) -> Any:
+        counter = self.machine.empty(1, np.dtype(np.int64))
+        self.machine.zero(counter)
+        return counter
+
+    def forward(self, run: Run, gx: Any, saved: Any, after: State, keep: bool) -> None:
+        when, weights, y = run.schedule, run.weights, run.y
+        self.machine.copy(after.c, run.state.c)
+        if when.rows:
+            plan = self._plan(when.batch)
+            data = (
+                weights["w_forward"], gx, weights["hidden_bias"], when.starts, when.order, when.cuts, y.data,
+                when.offsets_before(y), when.offsets(y), run.state.h, after.c, saved, self._counter(), when.steps,
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_kernel(plan, keep), (plan.forward.blocks,), data)
+        _finish(self.products, run, self.plan.H, after.h)
+
+    def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
+        when, products = run.schedule, self.products
+        self.machine.copy(before.h, dstate.h)
+        self.machine.copy(before.c, dstate.c)
+        if when.rows:
+            plan = self._plan(when.batch)
+            given = products.none if dy is None else dy.data
+            from_dy = products.no_index if dy is None else when.offsets(dy)
+            data = (
+                run.weights["w_backward"], given, from_dy, when.starts, when.order, when.cuts, *before, saved,
+                self._counter(), when.steps,
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_back_kernel(plan), (plan.backward.blocks,), data)
+
+
 class Steps:
     """A product and a kernel for the formulas in each step: any H, and projections."""
 
@@ -117,8 +167,7 @@ class Steps:
         return {"w_hh": w_hh} | ({"w_hr": weights["weight_hr"]} if self.cell.projected else {})
 
     def _launch(self, kernel: kernels.Kernel, numbers: int, *data: Any) -> None:
-        if numbers:
-            self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
+        self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
 
     def _other(self, name: str) -> kernels.Kernel:
         return kernels.other_step_kernel(name, self.dtype)
@@ -145,8 +194,7 @@ class Steps:
             if self.cell.projected:
                 into = Matrix(y.data, 0, now, first)
                 products.multiply(Matrix(m, H), Matrix(weights["w_hr"], H), into, (count, K, H), trans_b=True)
-        numbers = (K, when.steps, when.batch, when.reverse, y.time, y.batch)
-        self._launch(self._other("finish"), when.batch * K, y.data, h, when.lengths, when.order, after.h, *numbers)
+        _finish(products, run, K, after.h)
 
     def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
         machine, when, products, cell, H, K = self.machine, run.schedule, self.products, self.cell, self.H, self.K
@@ -176,8 +224,32 @@ class Steps:
             )
 
 
+def _finish(products: Products, run: Run, K: int, h_after: Any) -> None:
+    """Zeros where y is past a sequence's end, and the h after each one's last step."""
+    when, y = run.schedule, run.y
+    if when.batch:
+        numbers = (K, when.steps, when.batch, when.reverse, y.time, y.batch)
+        kernel = kernels.other_step_kernel("finish", products.dtype)
+        data = (y.data, run.state.h, when.lengths, when.order, h_after, *numbers)
+        products.machine.launch(kernel, (-(-when.batch * K // stepwise.THREADS),), data)
+
+
 def choose(products: Products, cell: type[Cell], H: int, K: int, rows: int, family: str | None = None) -> Family:
-    """The family of a layer and direction; ``family`` may name one, "blocks" or "steps"."""
+    """The family of a layer and direction; ``family`` may name one: "blocks", "spread" or "steps".
+
+    By a count on paper; nobody has measured it.  One block holds the weights of H <= 128, and its steps cost a barrier
+    of its own: nothing is quicker.  Beyond, a step costs a barrier of all blocks (1 to 2 µs) where weights fit the
+    registers and shared memory of all multiprocessors, against two launches (5 to 8 µs) of which the product reads all
+    weights again.
+    """
+    machine = products.machine
+    plan = SpreadPlan.of(cell, products.dtype, H, machine.processors, machine.cc, rows)
     if family is None:
-        family = "blocks" if H <= LARGEST and not cell.projected else "steps"
-    return Blocks(products, cell, H, rows) if family == "blocks" else Steps(products, cell, H, K)
+        family = "blocks" if H <= LARGEST and not cell.projected else "steps" if plan is None else "spread"
+    if family == "blocks":
+        return Blocks(products, cell, H, rows)
+    if family == "spread":
+        if plan is None:
+            raise ValueError(f"a device of {machine.processors} multiprocessors can't hold the weights of H = {H}")
+        return Spread(products, plan)
+    return Steps(products, cell, H, K)

@@ -61,7 +61,7 @@ class Packing:
         self._first = machine.put(np.concatenate(firsts))
         self._second = machine.put(np.concatenate(seconds)[self._begin :])
 
-    def __call__(self, vector: Flat) -> list[dict[str, Flat]]:
+    def __call__(self, vector: Flat) -> list[Mapping[str, Flat]]:
         """The packed arrays of each layer and direction, as of now."""
         out = self.machine.empty(self._count, self.dtype)
         data = (vector, self._first, self._second, self._begin, self._count, out)

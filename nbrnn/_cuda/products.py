@@ -41,6 +41,12 @@ class Products:
         self.no_index = machine.put(np.zeros(0, np.int64))
         self.none = machine.put(np.zeros(0, dtype))
 
+    def copy(self, array: Any) -> Any:
+        """A new array with the same numbers."""
+        made = self.machine.empty(array.size, self.dtype)
+        self.machine.copy(made, array)
+        return made
+
     def multiply(
         self,
         a: Matrix,

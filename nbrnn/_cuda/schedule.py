@@ -8,6 +8,7 @@ sequence's end: whatever stands there, nobody looks at it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Schedule:
     def each(self) -> list[tuple[int, int]]:
         """(first row, number of sequences) of each step at which any runs."""
         starts = self.starts.tolist()
-        return [(first, end - first) for first, end in zip(starts[:-1], starts[1:], strict=True) if end > first]
+        return [(first, end - first) for first, end in itertools.pairwise(starts) if end > first]
 
     def places_before(self, width: int) -> Array:
         """(rows,) int64: where each sequence's numbers begin in an array (B, width); ``ZEROS`` after a cut."""
