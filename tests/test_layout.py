@@ -54,8 +54,8 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "philox", "kernels", "machine",
-        "array", "compile", "driver", "device", "current", "dlpack",
-        "exchange", "dropout", "direction",
+        "dlpack", "array", "compile", "driver", "device", "current", "exchange",
+        "dropout", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
