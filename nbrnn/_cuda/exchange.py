@@ -5,6 +5,7 @@ No library is imported here that isn't there already: a value of its can't come 
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable
@@ -60,7 +61,8 @@ class _Torch(Kind):
     def check(self, value: Any, name: str) -> None:
         if value.requires_grad:
             raise TypeError(
-                f"{name} must not require a gradient, which torch wouldn't learn of: give {_expression(name)}.detach()"
+                f"{name} must not require a gradient, since torch doesn't see what is computed here; "
+                f"give {_expression(name)}.detach()"
             )
 
 
@@ -93,11 +95,8 @@ class _JAX(Kind):
     has_interface = False  # which, other than DLPack, doesn't tell it our stream
     readonly = True
 
-    def __init__(self, jax: Any) -> None:
-        self._jax = jax
-
     def wrap(self, array: DeviceArray) -> Any:
-        return self._jax.dlpack.from_dlpack(array)
+        return importlib.import_module("jax.dlpack").from_dlpack(array)
 
 
 OURS = Kind()
@@ -122,8 +121,8 @@ def kind_of(value: Any) -> Kind | None:
         return _CuPy(cupy, value)
     if _is_of(value, "numba.cuda.cudadrv.devicearray", "DeviceNDArray"):
         return _Numba(sys.modules["numba.cuda"], value)
-    if jax := _is_of(value, "jax", "Array"):
-        return _JAX(jax) if _dlpack_device(value) is not None else None
+    if _is_of(value, "jax", "Array"):
+        return _JAX() if _dlpack_device(value) is not None else None
     try:
         found = _interface(value) is not None
     except Exception:  # there it is, and why it can't be had is said by ``adopted``
@@ -157,17 +156,21 @@ def adopted(machine: Machine, value: Any, name: str, dtype: np.dtype[Any] | None
         return None
     if isinstance(value, DeviceArray):
         if value.machine is not machine:
-            raise ValueError(f"{name} must be on the same device as the parameters")
+            raise _elsewhere(name, machine, value.machine.ordinal)
         _check_dtype(name, dtype, value.dtype, value.dtype.name, kind)
         return value
     kind.check(value, name)
     found, ordinal = _found(machine, kind, value, name)
     if ordinal is not None and ordinal != machine.ordinal:
-        raise ValueError(
-            f"{name} must be on the same device as the parameters, cuda:{machine.ordinal}, got one on cuda:{ordinal}"
-        )
+        raise _elsewhere(name, machine, ordinal)
     _check_dtype(name, dtype, found.dtype, found.dtype_name, kind)
     return _seen(machine, found, name, kind.readonly)
+
+
+def _elsewhere(name: str, machine: Machine, ordinal: int) -> ValueError:
+    return ValueError(
+        f"{name} must be on the same device as the parameters, cuda:{machine.ordinal}, got one on cuda:{ordinal}"
+    )
 
 
 def _expression(name: str) -> str:
