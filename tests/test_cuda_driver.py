@@ -361,6 +361,23 @@ def test_streams_that_only_read_wait_once():
         del shared
 
 
+def test_waiting_for_a_stream():
+    with installed(deferred=True) as fake:
+        on, theirs = device.device(0), fake.new_stream()
+        with on.on(theirs):
+            first = on.put(np.arange(5, dtype=f4))
+        seen = on.view(first.address, 5, f4, first)  # nobody knows who writes it
+        on.wait_for(theirs)
+        np.testing.assert_array_equal(on.get(seen), np.arange(5))
+        on.wait_for(0)
+        on.wait_for(1)
+        assert fake.calls["cuStreamWaitEvent"] == 1
+        with on.on(theirs):
+            on.wait_for(1)
+        assert fake.calls["cuStreamWaitEvent"] == 2
+        del first, seen
+
+
 def test_a_stream_lives_as_long_as_its_memory():
     class Owner(SimpleNamespace):
         pass

@@ -129,6 +129,13 @@ class Device:
         """Let a stream wait for all that another has been given so far; the context is current."""
         self.driver.let_wait(stream.handle, other.handle)
 
+    def wait_for(self, stream: int) -> None:
+        """See ``Machine``."""
+        mine, other = self._stream(), self._known(stream)
+        if other is not mine:
+            with self._context:
+                self.let_wait(mine, other)
+
     def wait(self) -> None:
         """Wait for all that the current stream has been given."""
         with self._context:

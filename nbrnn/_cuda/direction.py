@@ -1,44 +1,34 @@
-"""One layer in one direction: its packed weights, and which kernels run with which arguments.
+"""One layer in one direction: its weights, and what is done once for all steps.
 
-Where arrays are and who launches is the business of a ``Machine``.
+The loop over time is the business of a family of kernels (``families``); where arrays are and who launches, that of a
+``Machine``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from . import kernels
-from .machine import Machine
-from .plan import MOST_ROWS, Plan
-from .product import SUMMING, TILE
-from .schedule import Schedule
+from .families import Packed, Run, Sequences, State, Weights, choose
+from .machine import Flat, Machine
+from .placed import Placed
+from .plan import MOST_ROWS, by_gate
+from .products import Matrix, Products
 
-Weights = Mapping[str, NDArray[Any]]
-
-
-class Sequences(NamedTuple):
-    """Numbers of sequences: those of time t and place b begin at ``t * time + b * batch`` and stand side by side."""
-
-    data: Any  #: flat
-    time: int
-    batch: int
+__all__ = ["Direction", "Sequences", "State", "Tape"]
 
 
 @dataclass
 class Tape:
-    """What ``Direction.forward`` leaves for the way back: references to x, y and h, and what it has saved."""
+    """What ``Direction.forward`` leaves for the way back: references to x, y and the state, and what it has saved."""
 
-    schedule: Schedule
-    arrays: tuple[Any, ...]  # the schedule's, where the machine wants them
+    run: Run
     x: Sequences
-    y: Sequences
-    h: Any
     saved: Any
 
 
@@ -49,170 +39,119 @@ class Direction:
     ----------
     machine : Machine
     cell : type of Cell
-        Without a projection.
-    weights : mapping of arrays
-        torch's weight_ih (G*H, I), weight_hh (G*H, H), and where there are any bias_ih, bias_hh (G*H,).
+    shapes : mapping of tuples
+        Of torch's weight_ih (G*H, I), weight_hh (G*H, K), and where there are any bias_ih, bias_hh (G*H,), weight_hr
+        (K, H).
+    dtype : dtype
     rows : {1, 2, 4}
-        Sequences in a tile.
+        Most sequences in a tile.
     chunk : int
-        Rows that are summed by themselves in gradients of weights; more, if there were more than ``MOST_PARTS`` parts.
+        Rows that are summed by themselves in gradients of weights; more, if there were more than
+        ``Products.MOST_PARTS`` parts.
+    family : str, optional
+        Which kernels run the loop over time; None takes those that ``families.choose`` does.
+
+    Attributes
+    ----------
+    I, H, K : int
+        Sizes of inputs, of what each gate sees to, and of h: K is H without a projection.
     """
 
-    #: Parts of a gradient.
-    MOST_PARTS = 64
-
     def __init__(
-        self, machine: Machine, cell: type[Cell], weights: Weights, rows: int = MOST_ROWS, chunk: int = 256
-    ) -> None:
-        if cell.projected:
-            raise NotImplementedError("no CUDA kernels for a projection yet")
-        w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-        self.machine, self.cell, self.dtype, self.chunk = machine, cell, w_ih.dtype, chunk
-        self.I, self.H, self.G, self.E = w_ih.shape[1], w_hh.shape[1], len(cell.gates), cell.extras()
-        self.plan = plan = Plan(cell, self.dtype, self.H, rows)
-        self.w_ih = machine.put(plan.by_gate(w_ih, cell.of_input()))
-        self.w_forward = machine.put(plan.pack_forward(w_hh))
-        self.w_backward = machine.put(plan.pack_backward(w_hh))
-        bias, hidden_bias = self._biases(weights)
-        self.bias, self.hidden_bias = machine.put(bias), machine.put(hidden_bias)
-        self._no_index = machine.put(np.zeros(0, np.int64))
-        self._none = machine.put(np.zeros(0, self.dtype))
-        at = {gate: g * self.H for g, gate in enumerate(cell.gates)}
-        units = np.arange(self.H)
-        #: Row of torch's matrices for each of ours.
-        self._rows_ih = np.concatenate([at[g] + units for g in cell.of_input()])
-        self._rows_hh = np.concatenate([at[g] + units for g in cell.of_hidden()])
-
-    def _biases(self, weights: Weights) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Those that join the inputs' sums (G, H), and those of the hidden halves of split gates."""
-        cell = self.cell
-        bias = np.zeros((self.G, self.H), self.dtype)
-        apart = np.zeros((max(1, len(cell.split)), self.H), self.dtype)
-        if "bias_ih" in weights:
-            b_ih = self.plan.by_gate(weights["bias_ih"], cell.of_input())
-            b_hh = self.plan.by_gate(weights["bias_hh"], cell.of_hidden())
-            together = self.G - len(cell.split)
-            bias += b_ih
-            bias[self.G - together :] += b_hh[:together]
-            apart[: len(cell.split)] = b_hh[together:]
-        return bias, apart
-
-    # Launches
-
-    def _product(
         self,
-        trans_a: bool,
-        trans_b: bool,
-        a: tuple[Any, Any, int],
-        b: tuple[Any, Any, int],
-        c: tuple[Any, Any, int],
-        sizes: tuple[int, int, int],
-        second: tuple[Any, int] | None = None,
-        bias: Any = None,
-        chunk: int | None = None,
-        add: bool = False,
+        machine: Machine,
+        cell: type[Cell],
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
+        rows: int = MOST_ROWS,
+        chunk: int = 256,
+        family: str | None = None,
     ) -> None:
-        """C = A B; each is (array, index or None, stride), sizes are M, N, K."""
-        M, N, K = sizes
-        if M == 0 or N == 0:
-            return
-        kernel = kernels.product_kernel(self.dtype, trans_a, trans_b)
-        parts = 1 if chunk is None else self._parts(K, chunk)
-        grid = (-(-M // TILE), -(-N // TILE), parts)
+        self.machine, self.cell, self.dtype = machine, cell, dtype
+        self.G, self.E, self.has_bias = len(cell.gates), cell.extras(), "bias_ih" in shapes
+        (width, self.I), (_, self.K) = shapes["weight_ih"], shapes["weight_hh"]
+        self.H = width // self.G
+        self.products = Products(machine, dtype, chunk)
+        self.family = choose(self.products, cell, self.H, self.K, rows, family)
+        self._no_bias = machine.put(np.zeros(max(1, len(cell.split)) * self.H, dtype))
+        self._into = {name: machine.put(at) for name, at in self._rows().items()}
 
-        def of(matrix: tuple[Any, Any, int]) -> tuple[Any, Any, int]:
-            return matrix[0], self._no_index if matrix[1] is None else matrix[1], matrix[2]
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        """Where each row of the gradients, gates in our order, begins in torch's arrays."""
+        at = np.arange(self.G * self.H, dtype=np.int64).reshape(self.G, self.H)
+        ih, hh = (
+            np.concatenate([at[self.cell.gates.index(g)] for g in wanted])
+            for wanted in (self.cell.of_input(), self.cell.of_hidden())
+        )
+        rows = {"weight_ih": ih * self.I, "weight_hh": hh * self.K, "bias_ih": ih, "bias_hh": hh}
+        return rows | {"weight_hr": np.arange(self.K) * self.H}
 
-        more = (self._none, 0) if second is None else second
-        bias = self._none if bias is None else bias
-        rest = (M, N, K, max(K, 1) if chunk is None else chunk, M * N, add)
-        self.machine.launch(kernel, grid, (*of(a), *of(b), *more, bias, *of(c), *rest))
-
-    def _parts(self, rows: int, chunk: int) -> int:
-        return max(1, -(-rows // chunk))
-
-    def _sum_parts(self, parts: Any, stride: int, count: int, rows: NDArray[Any], N: int) -> Any:
-        """Parts added up, in a new array, with rows where torch has them."""
-        out = self.machine.empty(len(rows) * N, self.dtype)
-        grid = (-(-len(rows) * N // SUMMING),)
-        index = self.machine.put(rows.astype(np.int64) * N)
-        kernel = kernels.sum_parts_kernel(self.dtype)
-        self.machine.launch(kernel, grid, (parts, stride, count, len(rows), N, out, index))
-        return out
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        """Weights as kernels read them: numbers of torch's in other places, zeros, and sums of the two biases."""
+        cell = self.cell
+        packed = {"w_ih": by_gate(cell, weights["weight_ih"], cell.of_input()), **self.family.pack(weights)}
+        if self.has_bias:
+            b_ih = by_gate(cell, weights["bias_ih"], cell.of_input())
+            b_hh = by_gate(cell, weights["bias_hh"], cell.of_hidden())
+            together = self.G - len(cell.split)
+            # Those of the hidden halves of split gates stay apart.
+            b_ih[self.G - together :] += b_hh[:together]
+            packed |= {"bias": b_ih, "hidden_bias": b_hh[together:] if cell.split else 0 * b_hh[:1]}
+        return packed
 
     def forward(
-        self, schedule: Schedule, x: Sequences, y: Sequences, h: Any, c: Any, keep: bool
-    ) -> tuple[Any, Any, Tape]:
-        """Run all steps of x into y.
+        self, weights: Packed, schedule: Placed, x: Sequences, y: Sequences, state: State, after: State, keep: bool
+    ) -> Tape:
+        """Run all steps of x into y, and write the state after.
 
-        h (B, H) and c (B, E * H) are the state before.  Returns the state after, and the tape: x, y and h must not
-        change before ``backward``.
+        ``weights`` are arrays of the machine as ``pack`` makes them.  x, y and ``state`` must not change before
+        ``backward``.
         """
-        machine, rows, width = self.machine, schedule.rows, self.G * self.H
-        arrays = tuple(machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts))
-        gx = machine.empty(rows * width, self.dtype)
-        offsets = machine.put(schedule.offsets(x.time, x.batch))
-        self._product(
-            False, True, (x.data, offsets, 0), (self.w_ih, None, self.I), (gx, None, width), (rows, width, self.I),
-            bias=self.bias,
+        rows, width = schedule.rows, self.G * self.H
+        run = Run(weights if self.has_bias else {**weights, "hidden_bias": self._no_bias}, schedule, y, state)
+        gx = self.machine.empty(rows * width, self.dtype)
+        self.products.multiply(
+            Matrix(x.data, 0, schedule.offsets(x)), Matrix(weights["w_ih"], self.I), Matrix(gx, width),
+            (rows, width, self.I), trans_b=True, bias=weights.get("bias"),
         )  # fmt: skip
-        h_after, c_after = machine.empty(h.size, self.dtype), machine.empty(c.size, self.dtype)
-        saved = machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
-        if schedule.batch:
-            kernel = kernels.forward_kernel(self.plan, keep)
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
-            state = (h, c, h_after, c_after)
-            data = (self.w_forward, gx, self.hidden_bias, *arrays, *state, y.data, saved, *numbers)
-            machine.launch(kernel, (self.plan.blocks(schedule.batch),), data)
-        return h_after, c_after, Tape(schedule, arrays, x, y, h, saved)
+        saved = self.machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
+        self.family.forward(run, gx, saved, after, keep)
+        return Tape(run, x, saved)
 
     def backward(
-        self, tape: Tape, dy: Sequences | None, dh: Any, dc: Any, dx: Sequences, add: bool = False
-    ) -> tuple[Any, Any, dict[str, Any]]:
+        self,
+        tape: Tape,
+        dy: Sequences | None,
+        dstate: State,
+        dx: Sequences,
+        before: State,
+        gradients: Mapping[str, Flat],
+        add_x: bool = False,
+        add: bool = False,
+    ) -> None:
         """Take ``forward`` back, using the tape up.
 
-        dx is written (or added to) where sequences run.  Returns the gradients for the state before, and those of the
-        weights, named and shaped as torch's.
+        dx is written (or added to, if ``add_x``) where sequences run; ``before`` is written: gradients for the state
+        before; and so are those of the weights, in arrays of torch's shapes, which are added to if ``add``.
         """
-        machine, schedule, cell = self.machine, tape.schedule, self.cell
-        rows, width, row = schedule.rows, self.G * self.H, cell.slots() * self.H
-        dh_before, dc_before = machine.empty(dh.size, self.dtype), machine.empty(dc.size, self.dtype)
-        if schedule.batch:
-            dy = dy or Sequences(self._none, 0, 0)
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, dy.time, dy.batch)
-            data = (self.w_backward, dy.data, *tape.arrays, dh, dc, dh_before, dc_before, tape.saved, *numbers)
-            machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(schedule.batch),), data)
-        saved = tape.saved
-        from_hidden = saved[(cell.sums() - self.G) * self.H :]
-        to_x = machine.put(schedule.offsets(dx.time, dx.batch))
-        self._product(
-            False, False, (saved, None, row), (self.w_ih, None, self.I), (dx.data, to_x, 0), (rows, self.I, width),
-            add=add,
+        run, cell, products, H, K = tape.run, self.cell, self.products, self.H, self.K
+        schedule, saved = run.schedule, tape.saved
+        rows, width, row = schedule.rows, self.G * H, cell.slots() * H
+        self.family.backward(run, dy, dstate, saved, before)
+
+        dsums, of_hidden = Matrix(saved, row), Matrix(saved[(cell.sums() - self.G) * H :], row)
+        into = {name: Matrix(array, 0, self._into[name]) for name, array in gradients.items()}
+        products.multiply(
+            dsums, Matrix(run.weights["w_ih"], self.I), Matrix(dx.data, 0, schedule.offsets(dx)), (rows, self.I, width),
+            add=add_x,
         )  # fmt: skip
-
-        chunk = self._chunk(rows)
-        parts = self._parts(rows, chunk)
-        of_x = machine.put(schedule.offsets(tape.x.time, tape.x.batch))
-        of_h = machine.put(schedule.offsets_before(tape.y.time, tape.y.batch))
-        gradients = {}
-        for name, sums, (source, index), n, order, second in (
-            ("weight_ih", saved, (tape.x.data, of_x), self.I, self._rows_ih, None),
-            ("weight_hh", from_hidden, (tape.y.data, of_h), self.H, self._rows_hh, (tape.h, self.H)),
-        ):
-            total = machine.empty(parts * width * n, self.dtype)
-            self._product(
-                True, False, (sums, None, row), (source, index, 0), (total, None, n), (width, n, rows),
-                second=second, chunk=chunk,
-            )  # fmt: skip
-            gradients[name] = self._sum_parts(total, width * n, parts, order, n)
-        all_sums = cell.sums() * self.H
-        total = machine.empty(parts * all_sums, self.dtype)
-        grid = (-(-all_sums // SUMMING), parts)
-        machine.launch(kernels.sum_rows_kernel(self.dtype), grid, (saved, row, rows, all_sums, chunk, total))
-        gradients["bias_ih"] = self._sum_parts(total, all_sums, parts, self._rows_ih, 1)
-        gradients["bias_hh"] = self._sum_parts(total[all_sums - width :], all_sums, parts, self._rows_hh, 1)
-        return dh_before, dc_before, gradients
-
-    def _chunk(self, rows: int) -> int:
-        """Rows in a part: follows from the number of rows alone, so that bits do."""
-        return max(self.chunk, -(-rows // self.MOST_PARTS))
+        x, h = Matrix(tape.x.data, 0, schedule.offsets(tape.x)), Matrix(run.y.data, 0, schedule.offsets_before(run.y))
+        products.gradient(dsums, x, rows, into["weight_ih"], (width, self.I), add=add)
+        products.gradient(of_hidden, h, rows, into["weight_hh"], (width, K), second=(run.state.h, K), add=add)
+        if self.has_bias:
+            sums = cell.sums() * H
+            wanted = [(0, width, into["bias_ih"]), (sums - width, sums, into["bias_hh"])]
+            products.sum_rows(dsums, rows, sums, wanted, add)
+        if cell.projected:
+            yielded, projected = (Matrix(saved[q * H :], row) for q in (cell.slot_projection(), cell.slot_projected()))
+            products.gradient(yielded, projected, rows, into["weight_hr"], (K, H), add=add)

@@ -78,7 +78,7 @@ class Program:
         self.params = Params(N)
         self.carry = np.zeros(N, bool)
         self.steps = 0
-        self.special = self.grid.special() | {"%dynamic_smem_size": np.full(N, dynamic_shared, np.uint32)}
+        self.special = self.grid.special(dynamic_shared)
         self._symbols(dynamic_shared)
 
     def _symbols(self, dynamic_shared: int) -> None:
