@@ -41,6 +41,7 @@ FLOORS = [
     ["diagnostics"],
     ["estimators"],
     ["demo", "bench"],
+    ["gpu_check"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -70,6 +71,7 @@ INSIDE = {
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
     ],
+    "gpu_check": ["__init__", "found", "agreement", "times", "command"],
 }  # fmt: skip
 
 

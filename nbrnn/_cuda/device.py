@@ -276,6 +276,10 @@ class Device:
 
     # Kernels
 
+    def kernels(self) -> list[tuple[str, ...]]:
+        """Keys of the kernels that have been loaded."""
+        return [loaded.kernel.key for loaded in list(self._loaded.values())]
+
     def resident(self, kernel: Kernel) -> int:
         """See ``Machine``."""
         return (self._loaded.get(id(kernel)) or self._load(kernel)).resident
