@@ -15,7 +15,8 @@ from tests.fake_cuda import installed
 from tests.ptx import compile as nvvm
 
 needs_numba_cuda = pytest.mark.skipif(not nvvm.has_numba_cuda(), reason="numba-cuda is not installed")
-QUICK = ["gpu-check", "--quick", "--cell", "GRU", "--dtype", "float32"]
+#: One layer and direction, ragged: (T, B, I, H) = (5, 5, 7, 11).
+QUICK = ["gpu-check", "--quick", "--cell", "GRU", "--dtype", "float32", "--seed", "41"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_numbers_that_differ(capsys, monkeypatch, error):
 
 def test_errors_are_parts_of_the_largest_number():
     wanted = np.array([1.0, -4.0])
-    assert agreement._error(wanted + [0, 0.5], wanted) == 0.125
+    assert agreement._error(wanted + np.array([0, 0.5]), wanted) == 0.125
     assert agreement._error(np.zeros(3), np.zeros(3)) == 0
     assert agreement._error(np.zeros((0, 3)), np.zeros((0, 3))) == 0
     for found in (np.array([1.0, np.nan]), np.zeros(3)):
@@ -100,7 +101,7 @@ def test_times(capsys, monkeypatch):
             assert record["nbrnn"] == {"median": 2e-3, "low": 1e-3, "high": 3e-3, "rounds": 5}
         for record in records[1::2]:
             assert record["failed"].startswith("MemoryError: ")
-        assert fake.calls["cuStreamSynchronize"] > 4
+        assert fake.calls["cuStreamSynchronize"] >= 4
 
 
 @pytest.mark.parametrize(

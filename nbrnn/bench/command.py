@@ -114,12 +114,12 @@ def names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def _peers(text: str) -> list[str]:
-    names = [] if text == "none" else names(tuple(PEERS))(text)
-    for name in names:
+    found = [] if text == "none" else names(tuple(PEERS))(text)
+    for name in found:
         if not PEERS[name].installed():
             wanted = ", ".join(PEERS[name].packages)
             raise argparse.ArgumentTypeError(f"{name} is not installed here (it takes {wanted})")
-    return names
+    return found
 
 
 def _shape(text: str) -> grid.Shape:
