@@ -57,18 +57,20 @@ def random_case(kind, dtype):
 
 
 @pytest.mark.parametrize(
-    "kind, dtype, deferred",
-    [("tanh", "float64", True), ("relu", "float32", False), ("GRU", "float32", True), ("LSTM", "float64", True)]
-    + [("LSTM", "float32", False), ("MGU", "float32", True)] * LONG,
+    "kind, dtype, family, deferred",
+    [("relu", "float32", "steps", False), ("GRU", "float32", "spread", True), ("LSTM", "float64", "blocks", True)]
+    + [("LSTM", "float32", "spread", False), ("MGU", "float64", "steps", True), ("tanh", "float32", "blocks", True)]
+    * LONG,
 )
-def test_bits_are_those_of_the_emulator(kind, dtype, deferred):
+def test_bits_are_those_of_the_emulator(kind, dtype, family, deferred):
     """What reaches a kernel through libcuda is what was meant for it."""
     case = random_case(kind, dtype)
-    *wanted, gradients = run_case(Emulated(), CELLS[kind], case, gaps=1)
+    *wanted, gradients = run_case(Emulated(), CELLS[kind], case, gaps=1, family=family)
     with installed(deferred=deferred, pools=kind != "GRU") as fake, device.device(0).on(fake.new_stream()):
-        *found, others = run_case(device.device(0), CELLS[kind], case, gaps=1)
+        *found, others = run_case(device.device(0), CELLS[kind], case, gaps=1, family=family)
         assert {stream for _, stream in fake.log} == {max(fake.streams)}
         assert fake.calls["cuModuleLoadDataEx"] == len(set(fake.loaded))
+        assert (fake.calls["cuLaunchCooperativeKernel"] > 0) == (family == "spread")
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
     assert others.keys() == gradients.keys()
@@ -86,12 +88,14 @@ def test_weights_of_another_stream_are_waited_for():
             """Each thing on another stream."""
 
             def __getattr__(self, name):
+                if not callable(getattr(on, name)):
+                    return getattr(on, name)
+
                 def call(*arguments):
-                    with on.on(streams.pop(0)):
-                        streams.append(streams[0])
+                    streams.append(streams.pop(0))
+                    with on.on(streams[0]):
                         return getattr(on, name)(*arguments)
 
-                streams[:] = streams[1:] + streams[:1]
                 return call
 
         streams = [0, fake.new_stream(), fake.new_stream()]
