@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import gc
+import os
 import pathlib
 import pickle
 import re
@@ -52,7 +53,6 @@ CONSTANTS = {
     "CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED": driver.MEMORY_POOLS,
     "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES": driver._DYNAMIC_SHARED,
     "CU_POINTER_ATTRIBUTE_MEMORY_TYPE": driver._MEMORY_TYPE,
-    "CU_MEMORYTYPE_HOST": driver._HOST,
     "CU_JIT_ERROR_LOG_BUFFER": driver._ERROR_LOG,
     "CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES": driver._ERROR_LOG_SIZE,
     "CU_EVENT_DISABLE_TIMING": driver._NO_TIMING,
@@ -453,7 +453,7 @@ driver.open_library = lambda: fake
 """
 
 
-@pytest.mark.skipif(not hasattr(sys.modules["os"], "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_is_told():
     code = """
 made = device.device(0).put(np.zeros(3, "f4"))

@@ -50,14 +50,9 @@ def compile_ptx(kernel: Kernel, cc: tuple[int, int]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba-cuda's advice on performance
         code, _ = compiler.compile(
-            kernel.make(),
-            kernel.signature(),
-            device=False,
-            abi="numba",
-            cc=cc,
-            output="ptx",
-            launch_bounds=kernel.bounds,
-        )
+            kernel.make(), kernel.signature(), device=False, abi="numba", cc=cc, output="ptx",
+            launch_bounds=kernel.bounds, debug=False, opt=True, fastmath=False,
+        )  # fmt: skip
     text = code.decode().rstrip("\0") if isinstance(code, bytes) else str(code)
     mangled = re.search(r"\.entry\s+(\w+)", text)
     if mangled is None:
@@ -133,7 +128,8 @@ def _path(kernel: Kernel, cc: tuple[int, int]) -> pathlib.Path | None:
     where, digest = folder(), _digest()
     if where is None or digest is None:
         return None
-    key = (kernel.key, kernel.bounds, cc, _versions(), numba.__version__)
+    forced = getattr(numba.config, "FORCE_CUDA_CC", None)
+    key = (kernel.key, kernel.bounds, cc, forced, _versions(), numba.__version__)
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     return where / f"nbrnn-{digest}-{kernel.key[0]}-{name}.ptx"
 

@@ -216,7 +216,7 @@ class Device:
         if array.size:
             with self._context:
                 source = _address(array)
-                if self.driver.is_pinned(source):
+                if self.driver.knows(source):
                     array = array.copy()  # else it would be read later
                     source = _address(array)
                 stream = self._stream().handle

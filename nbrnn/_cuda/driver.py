@@ -89,7 +89,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {name: tuple(map(_kind, kinds)) for nam
 OLDEST = 12000
 #: Names and numbers of cuda.h.
 MULTIPROCESSORS, MAJOR, MINOR, COOPERATIVE, MOST_SHARED, MEMORY_POOLS = 16, 75, 76, 95, 97, 115
-_DYNAMIC_SHARED, _RELEASE_THRESHOLD, _MEMORY_TYPE, _HOST = 8, 4, 2, 1
+_DYNAMIC_SHARED, _RELEASE_THRESHOLD, _MEMORY_TYPE = 8, 4, 2
 _ERROR_LOG, _ERROR_LOG_SIZE, _NO_TIMING = 5, 6, 2
 INVALID_VALUE, OUT_OF_MEMORY, UNSUPPORTED_PTX, LARGEST_LOG = 1, 2, 222, 8192
 
@@ -271,13 +271,13 @@ class Driver:
         total = ctypes.c_size_t()
         return int(self._out("cuMemGetInfo_v2", ctypes.c_size_t, ctypes.byref(total)))
 
-    def is_pinned(self, address: int) -> bool:
-        """Whether memory of the host is known to the driver: copies from there don't wait for anything."""
+    def knows(self, address: int) -> bool:
+        """Whether memory of the host is the driver's, or made known to it: copies from there wait for nothing."""
         kind = ctypes.c_uint()
         code = self._functions["cuPointerGetAttribute"](ctypes.byref(kind), _MEMORY_TYPE, address)
         if code not in (0, INVALID_VALUE):
             raise self.error("cuPointerGetAttribute", code)
-        return code == 0 and kind.value == _HOST
+        return code == 0
 
     # Streams
 
