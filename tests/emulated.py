@@ -102,6 +102,18 @@ class Emulated:
         )
 
 
+#: Key of the dropout of a case.
+KEY = (1, 2)
+
+
+def masks_of(case, d):
+    """Recurrent dropout's masks of a direction, flat; None without."""
+    if not case.recurrent_dropout:
+        return None
+    fed = case.reference()._fed
+    return np.concatenate([fed(KEY, d, b, case.K) for b in range(case.B)] or [[]]).astype(case.dtype)
+
+
 def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=None):
     """What kernels make of a `tests.cases.Case` of one layer: y, h, c, dx, dh, dc and gradients, all as arrays.
 
@@ -132,7 +144,7 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=N
         state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
         own_y = Sequences(y.reshape(-1)[d * K :], y_time, y_batch)
         after_h, after_c, tape = direction.forward(
-            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
+            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep, masks_of(case, d)
         )
         h.append(after_h.reshape(B, K))
         c.append(after_c.reshape(B, extras * H))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .families import Run, Sequences, choose
+from .families import Run, Sequences, choose, feed
 from .machine import Machine
 from .plan import MOST_ROWS, by_gate
 from .products import Matrix, Products
@@ -98,19 +98,22 @@ class Direction:
         return bias, apart
 
     def forward(
-        self, schedule: Schedule, x: Sequences, y: Sequences, h: Any, c: Any, keep: bool
+        self, schedule: Schedule, x: Sequences, y: Sequences, h: Any, c: Any, keep: bool, masks: Any = None
     ) -> tuple[Any, Any, Tape]:
         """Run all steps of x into y.
 
-        h (B, K) and c (B, E * H) are the state before.  Returns the state after, and the tape: x, y and h must not
-        change before ``backward``.
+        h (B, K) and c (B, E * H) are the state before; h is multiplied by masks (B, K), if there are any, where it
+        enters W_hh.  Returns the state after, and the tape: x, y, h and masks must not change before ``backward``.
         """
         machine, rows, width = self.machine, schedule.rows, self.G * self.H
         starts, lengths, order, cuts = (
             machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts)
         )
         before = machine.put(schedule.offsets_before(y.time, y.batch))
-        run = Run(schedule, (starts, lengths, order, cuts), before, y, h)
+        masks, places = (
+            (self.products.none, self.products.no_index) if masks is None else (masks, machine.put(schedule.places))
+        )
+        run = Run(schedule, (starts, lengths, order, cuts), before, y, h, masks, places)
         gx = machine.empty(rows * width, self.dtype)
         offsets = machine.put(schedule.offsets(x.time, x.batch))
         self.products.multiply(
@@ -144,9 +147,7 @@ class Direction:
             "weight_ih": products.gradient(
                 Matrix(saved, row), Matrix(tape.x.data, 0, of_x), rows, self._rows_ih, self.I
             ),
-            "weight_hh": products.gradient(
-                of_hidden, Matrix(run.y.data, 0, run.before), rows, self._rows_hh, K, second=(run.h, K)
-            ),
+            "weight_hh": products.gradient(of_hidden, self._fed(run), rows, self._rows_hh, K, second=(run.h, K)),
         }
         orders = self._rows_ih, self._rows_hh
         gradients["bias_ih"], gradients["bias_hh"] = products.sum_rows(
@@ -156,3 +157,11 @@ class Direction:
             yielded, projected = (Matrix(saved[q * H :], row) for q in (cell.slot_projection(), cell.slot_projected()))
             gradients["weight_hr"] = products.gradient(yielded, projected, rows, np.arange(K), H)
         return dh_before, dc_before, gradients
+
+    def _fed(self, run: Run) -> Matrix:
+        """What entered W_hh in each step."""
+        rows = run.schedule.rows
+        if run.masked and rows:
+            into = self.machine.empty(rows * self.K, self.dtype)
+            return feed(self.products, run, self.K, 0, rows, into)
+        return Matrix(run.y.data, 0, run.before)

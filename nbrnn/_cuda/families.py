@@ -46,6 +46,10 @@ class Run:
     y : Sequences
     h : array
         (B, K): the state before.
+    masks : array
+        (B, K): what h is multiplied by where it enters W_hh; or of size 0.
+    places : array
+        The schedule's, where there are masks.
     """
 
     schedule: Schedule
@@ -53,6 +57,13 @@ class Run:
     before: Any
     y: Sequences
     h: Any
+    masks: Any
+    places: Any
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are masks."""
+        return bool(self.masks.size)
 
 
 class Family(Protocol):
@@ -80,9 +91,12 @@ class Blocks:
         if schedule.batch:
             numbers = (schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
             data = (
-                self.w_forward, gx, self.hidden_bias, *run.arrays, run.h, c, h_after, c_after, y.data, saved, *numbers
+                self.w_forward, gx, self.hidden_bias, *run.arrays, run.masks, run.h, c, h_after, c_after, y.data, saved,
+                *numbers,
             )  # fmt: skip
-            machine.launch(kernels.forward_kernel(self.plan, keep), (self.plan.blocks(schedule.batch),), data)
+            machine.launch(
+                kernels.forward_kernel(self.plan, keep, run.masked), (self.plan.blocks(schedule.batch),), data
+            )
         return h_after, c_after
 
     def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
@@ -91,8 +105,8 @@ class Blocks:
         if schedule.batch:
             dy = dy or Sequences(self.none, 0, 0)
             numbers = (schedule.steps, schedule.batch, schedule.reverse, dy.time, dy.batch)
-            data = (self.w_backward, dy.data, *run.arrays, dh, dc, dh_before, dc_before, saved, *numbers)
-            machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(schedule.batch),), data)
+            data = (self.w_backward, dy.data, *run.arrays, run.masks, dh, dc, dh_before, dc_before, saved, *numbers)
+            machine.launch(kernels.backward_kernel(self.plan, run.masked), (self.plan.blocks(schedule.batch),), data)
         return dh_before, dc_before
 
 
@@ -122,10 +136,10 @@ class Spread:
             plan = self._plan(schedule.batch)
             now = self.machine.put(schedule.offsets(y.time, y.batch))
             data = (
-                self.w_forward, gx, self.hidden_bias, starts, order, cuts, y.data, run.before, now, run.h, c_after,
-                saved, self._counter(), schedule.steps,
+                self.w_forward, gx, self.hidden_bias, starts, order, cuts, y.data, run.before, now, run.h, run.masks,
+                c_after, saved, self._counter(), schedule.steps,
             )  # fmt: skip
-            self.machine.launch(kernels.cooperative_kernel(plan, keep), (plan.forward.blocks,), data)
+            self.machine.launch(kernels.cooperative_kernel(plan, keep, run.masked), (plan.forward.blocks,), data)
         return _finish(self.products, run, self.plan.H), c_after
 
     def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
@@ -137,9 +151,10 @@ class Spread:
             given = products.none if dy is None else dy.data
             from_dy = products.no_index if dy is None else self.machine.put(schedule.offsets(dy.time, dy.batch))
             data = (
-                self.w_backward, given, from_dy, starts, order, cuts, dh, dc, saved, self._counter(), schedule.steps
+                self.w_backward, given, from_dy, starts, order, cuts, run.masks, dh, dc, saved, self._counter(),
+                schedule.steps,
             )  # fmt: skip
-            self.machine.launch(kernels.cooperative_back_kernel(plan), (plan.backward.blocks,), data)
+            self.machine.launch(kernels.cooperative_back_kernel(plan, run.masked), (plan.backward.blocks,), data)
         return dh, dc
 
 
@@ -166,11 +181,14 @@ class Steps:
         _, _, order, cuts = run.arrays
         now = machine.put(schedule.offsets(y.time, y.batch))
         sums = machine.empty(schedule.batch * self.width, self.dtype)
+        room = machine.empty(schedule.batch * K if run.masked else 0, self.dtype)
         m = machine.empty(schedule.batch * H if self.cell.projected else 0, self.dtype)
         c_after = products.copy(c)
         kernel = kernels.step_kernel(self.cell, self.dtype, keep)
         for first, count in schedule.each():
             fed = Matrix(y.data, 0, run.before, first)
+            if run.masked:
+                fed = feed(products, run, K, first, count, room)
             products.multiply(
                 fed, Matrix(self.w_hh, K), Matrix(sums, self.width), (count, self.width, K), trans_b=True,
                 second=(run.h, K),
@@ -194,6 +212,7 @@ class Steps:
         to_before = machine.put(schedule.places_before(K))
         dh, dc = products.copy(dh), products.copy(dc)
         dm = machine.empty(schedule.batch * H if cell.projected else 0, self.dtype)
+        through = machine.empty(schedule.batch * K if run.masked else 0, self.dtype)
         of_hidden = saved[(cell.sums() - len(cell.gates)) * H :]
         of_projection = saved[cell.slot_projection() * H :] if cell.projected else None
         kernel = kernels.step_back_kernel(cell, self.dtype)
@@ -207,10 +226,22 @@ class Steps:
                 products.multiply(yielded, Matrix(self.w_hr, H), Matrix(dm, H), (count, H, K))
             self._launch(kernel, count * H, given, from_dy, dm, cuts, order, dh, dc, saved, H, first, count)
             dsums = Matrix(of_hidden, row, None, first)
-            products.multiply(
-                dsums, Matrix(self.w_hh, K), Matrix(dh, 0, to_before, first), (count, K, self.width), add=True
-            )
+            into, sizes = Matrix(dh, 0, to_before, first), (count, K, self.width)
+            if run.masked:
+                products.multiply(dsums, Matrix(self.w_hh, K), Matrix(through, K), sizes)
+                self._launch(self._other("add_masked"), count * K, through, run.masks, cuts, order, dh, K, first, count)
+            else:
+                products.multiply(dsums, Matrix(self.w_hh, K), into, sizes, add=True)
         return dh, dc
+
+
+def feed(products: Products, run: Run, K: int, first: int, count: int, into: Any) -> Matrix:
+    """What enters W_hh in the steps of some rows: h with masks."""
+    grid = (-(-count * K // stepwise.THREADS),)
+    kernel = kernels.other_step_kernel("feed", products.dtype)
+    data = (run.y.data, run.before, run.h, run.masks, run.places, into, K, first, count)
+    products.machine.launch(kernel, grid, data)
+    return Matrix(into, K)
 
 
 def _finish(products: Products, run: Run, K: int) -> Any:
