@@ -49,7 +49,7 @@ AT_ONCE = 4 * ABREAST
 
 
 def _words(b: Any, counter: Sequence[Any], key: Sequence[Any]) -> list[Any]:
-    """``philox`` of eight counters, as vectors of 64-bit integers below 2^32: their products are single instructions."""
+    """``philox`` of eight counters, as vectors of 64-bit integers below 2^32: a product is one instruction."""
     wide = ir.VectorType(I64, ABREAST)
 
     def all_lanes(x: int) -> ir.Constant:
@@ -93,7 +93,7 @@ def drop_many(typingctx, x, y, scale, q, c1, c2, c3, k0, k1, threshold):
 
         half = list(range(2 * ABREAST))
         pairs = [pick(masks[0], masks[1], half), pick(masks[2], masks[3], half)]
-        kept = pick(*pairs, [k * ABREAST + n for n in range(ABREAST) for k in range(4)])
+        kept = pick(pairs[0], pairs[1], [k * ABREAST + n for n in range(ABREAST) for k in range(4)])
         size = scale.bitwidth // 8
         values = b.load(b.inttoptr(source, ir.PointerType()), typ=many, align=size)
         scaled = b.bitcast(b.fmul(values, spread(factor, AT_ONCE)), kept.type)
