@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._cells.trace import describe
-from . import backward, forward, product
+from . import backward, forward, philox, product
 from .plan import Plan
 
 _SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
@@ -31,6 +31,10 @@ _PRODUCT = (
     "bias:in c:inout c_index:in:i8 c_stride:i8 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
 )
 _SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
+_DROP = (
+    "x:in y:inout key0:u8 key1:u8 threshold:u8 place:u8 t0:i8 "
+    "steps:i8 size:i8 directions:i8 n:i8 x_time:i8 x_batch:i8 y_time:i8 y_batch:i8"
+)
 _SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8"
 
 
@@ -130,3 +134,10 @@ def sum_parts_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``product.sum_parts``."""
     made = functools.partial(product.sum_parts, dtype)
     return Kernel(("sum_parts", dtype.name), made, _arguments(_SUM_PARTS, dtype), product.SUMMING)
+
+
+@functools.cache
+def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``philox.drop``."""
+    made = functools.partial(philox.drop, dtype)
+    return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
