@@ -56,7 +56,7 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
-        "stepwise", "philox", "gather", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
+        "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
         "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
