@@ -18,6 +18,7 @@ from ._cpu.isa import Lanes
 from ._cpu.rows import address
 from ._cpu.single import require_apart, rows_of_state, step_of_one, typed_run, typed_step
 from ._cpu.unit import any_array, net_type, own_array
+from ._cuda.thread import on_cuda
 from ._kernel import cached, compiled, kernel
 
 __all__ = ["output_size", "run", "step", "zero_state"]
@@ -144,6 +145,10 @@ def run(net: Any, x: Array, state: Array, y: Array) -> None:
         require_apart(at, x.shape[1], x.strides[1], address(state), ours, address(y), y.size * item, item)
     for t in range(x.shape[0]):
         step_of_one(net, address(x) + t * x.strides[0], x.strides[1], address(state), address(y) + t * y.strides[0])
+
+
+for _function in (output_size, zero_state, step, run):
+    on_cuda(_function)
 
 
 @cached
