@@ -3,6 +3,11 @@
 ``net`` is a NamedTuple, a snapshot of the parameters; pass it as an argument (captured as a global it is frozen into
 the compiled code).  Nothing here allocates memory (but ``zero_state``) or starts threads; under ``prange``, use a state
 for each iteration.
+
+In a CUDA kernel of yours (``@cuda.jit``), a thread steps a sequence of its own, with a net from
+``layer.to("cuda").jit()``: ``step``, ``run`` and ``output_size`` are the same, states are made outside.  Arrays may
+have any layout there.  Overlaps aren't noticed, and a thread whose arrays have wrong shapes stops: compiled with
+``debug=True``, the launch raises then.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ from ._cpu.isa import Lanes
 from ._cpu.rows import address
 from ._cpu.single import require_apart, rows_of_state, step_of_one, typed_run, typed_step
 from ._cpu.unit import any_array, net_type, own_array
-from ._cuda.thread import on_cuda
 from ._kernel import cached, compiled, kernel
 
 __all__ = ["output_size", "run", "step", "zero_state"]
@@ -145,10 +149,6 @@ def run(net: Any, x: Array, state: Array, y: Array) -> None:
         require_apart(at, x.shape[1], x.strides[1], address(state), ours, address(y), y.size * item, item)
     for t in range(x.shape[0]):
         step_of_one(net, address(x) + t * x.strides[0], x.strides[1], address(state), address(y) + t * y.strides[0])
-
-
-for _function in (output_size, zero_state, step, run):
-    on_cuda(_function)
 
 
 @cached

@@ -25,7 +25,7 @@ FLOORS = [
     ["_engine", "_loops"],
     ["_axes", "module", "initial"],
     ["jit", "stateless"],
-    ["stream", "pointwise"],
+    ["_inside", "stream", "pointwise"],
     ["embedding", "normalise", "pool"],
     ["recurrent"],
     ["layers"],
@@ -55,7 +55,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "philox", "kernels", "machine",
         "dlpack", "array", "compile", "driver", "device", "current", "exchange",
-        "dropout", "direction",
+        "dropout", "nets", "thread", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
@@ -136,7 +136,7 @@ def test_what_is_compiled_is_made_of_the_core_and_its_own_file(path):
 @pytest.mark.parametrize("core", [CORE, CUDA_CORE], ids=["cpu", "cuda"])
 def test_a_core_imports_nothing_else(core):
     # What isn't compiled but used may be imported: by GPU code, the checks of arguments.
-    allowed = {*core, "_kernel.py", "_check.py", "_memory.py"}
+    allowed = {*core, "_kernel.py", "_check.py", "_memory.py", "_nets.py"}
     for path in core_of(ROOT, core):
         for target in imports_of(path)[0]:
             assert target[0] in allowed or f"{target[0]}.py" in allowed, f"{path} imports {target}"

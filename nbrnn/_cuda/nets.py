@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._kernel import CUDA_CORE, core_of, digest_of
 from .._nets import cell_of, is_net, lanes_of, net_class
+from .array import DeviceArray
 from .machine import Machine
 
 Weights = Mapping[str, NDArray[Any]]
@@ -34,6 +35,26 @@ THREAD = type(f"Cuda{digest_of(*core_of(Path(__file__).parents[1], CUDA_CORE))[:
 def units(cell: type[Cell]) -> int:
     """U: such that 8 to 16 products use a number of x, and as many sums stay in registers."""
     return 4 if len(cell.gates) > 2 else 8
+
+
+class Constant(DeviceArray):
+    """Numbers that have arrived and don't change.
+
+    Its interface names no stream: numba-cuda, for one, waits at every launch for the one that is named.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def put(cls, machine: Machine, array: NDArray[Any]) -> Constant:
+        """A copy of an array of the host's; waits for it."""
+        flat = machine.put(array)
+        machine.get(flat[:1])
+        return cls(machine, flat, array.shape, None, True)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return super().__cuda_array_interface__ | {"stream": None}
 
 
 def thread_net(machine: Machine, cell: type[Cell], layers: Sequence[Weights]) -> Any:
@@ -50,12 +71,12 @@ def thread_net(machine: Machine, cell: type[Cell], layers: Sequence[Weights]) ->
     Returns
     -------
     NamedTuple
-        Its members are what numba-cuda takes as a kernel's arguments.
+        An array that numba-cuda takes as it is, and numbers.
     """
     rows, K = layers[0]["weight_hh"].shape
     w = np.concatenate([pack(cell, weights) for weights in layers])
     H = rows // len(cell.gates)
-    return net_class(cell, THREAD)(machine.put(w), layers[0]["weight_ih"].shape[1], H, K, len(layers))
+    return net_class(cell, THREAD)(Constant.put(machine, w), layers[0]["weight_ih"].shape[1], H, K, len(layers))
 
 
 def pack(cell: type[Cell], weights: Weights) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """Steps inside users' own CUDA kernels: a thread has a sequence of its own (``nets``).
 
-Nothing here is a kernel.  ``step``, ``run`` and ``output_size`` of ``nbrnn.jit`` are compiled for the CPU; where a
-function compiled by numba-cuda names one of them, numba-cuda is led here (``on_cuda``).
+Nothing here is a kernel.  Where a function compiled by numba-cuda names one of ``nbrnn.jit``, numba-cuda is led to what
+stands here under that name (``nbrnn._inside``).  What is refused is refused when a user's kernel is compiled, which a
+launch does before it copies anything.
 
 The sums of a block of units stay in registers while numbers of x and h are read one after another.  The new h is
 written to y, which has as many numbers, since all blocks read the old one, and copied at the end of a layer.
@@ -14,35 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba.core.errors import TypingError
 
 from .._cells import Cell
+from .._kernel import cached
 from .nets import cell_of_thread, units
 from .primitives import primitive
 
 I64 = ir.IntType(64)
-
-
-class OnCuda:
-    """What numba-cuda is shown in place of a function of ``nbrnn.jit``: asked for its type, it makes what is there."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @functools.cached_property
-    def _numba_type_(self) -> Any:
-        from numba.cuda.descriptor import cuda_target
-
-        function = _functions()[self.name]
-        cuda_target.typing_context.refresh()
-        return cuda_target.typing_context.resolve_value_type(function)
-
-
-def on_cuda(function: Any) -> None:
-    """Lead numba-cuda to what stands here under the name of a function compiled for the CPU.
-
-    numba-cuda compiles such a function anew, and keeps the result in an attribute of it, where it looks first.
-    """
-    function._CUDATypingContext__dispatcher = OnCuda(function.__name__)
 
 
 def require(net: Any, axes: int, **arrays: Any) -> type[Cell]:
@@ -50,11 +30,10 @@ def require(net: Any, axes: int, **arrays: Any) -> type[Cell]:
 
     Raises
     ------
-    numba.cuda.core.errors.TypingError
+    numba.TypingError
         Says what isn't.
     """
     from numba.cuda import types
-    from numba.cuda.core.errors import TypingError
 
     try:
         cell = cell_of_thread(net)
@@ -73,9 +52,8 @@ def require(net: Any, axes: int, **arrays: Any) -> type[Cell]:
 
 
 @functools.cache
-def _functions() -> dict[str, Callable[..., Any]]:
-    """Stand-ins for the functions of ``nbrnn.jit``, with what they are in kernels."""
-    from numba.cuda.core.errors import TypingError
+def functions() -> dict[str, Callable[..., Any]]:
+    """Stand-ins for the functions of ``nbrnn.jit``, by name: what they do in kernels is an overload."""
     from numba.cuda.extending import overload
 
     def output_size(net):
@@ -109,7 +87,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     @overload(run, jit_options=inlined)
     def _(net, x, state, y):
-        one = register(step_of_thread(require(net, 2, x=x, state=state, y=y)))
+        one = device_function(step_of_thread(require(net, 2, x=x, state=state, y=y)))
 
         def run(net, x, state, y):
             for t in range(x.shape[0]):
@@ -120,14 +98,14 @@ def _functions() -> dict[str, Callable[..., Any]]:
     return {f.__name__: f for f in (output_size, zero_state, step, run)}
 
 
-def register(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for functions compiled by numba-cuda."""
+def device_function(function: Callable[..., Any]) -> Any:
+    """A function that becomes part of those that call it."""
     from numba import cuda
 
     return cuda.jit(function, device=True, forceinline=True)
 
 
-@functools.cache
+@cached
 def step_of_thread(cell: type[Cell]) -> Callable[..., None]:
     """``step(net, x, state, y)``: all layers of one step."""
     U, S, E, projected = units(cell), cell.sums(), cell.extras(), cell.projected
