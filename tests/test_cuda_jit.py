@@ -84,8 +84,8 @@ def simulate(net, start, states, sizes, last):
 
 
 @functools.cache
-def compiled(kernel, signature, cc=(9, 0)):
-    return nvvm.compile_ptx(kernel, signature, cc)
+def compiled(kernel, signature, cc=(9, 0), lto=False):
+    return nvvm.compile_ptx(kernel, signature, cc, lto=lto)
 
 
 @functools.cache
@@ -105,6 +105,13 @@ def call(kernel, net, *arguments, threads=4, cc=(9, 0)):
     count = next(a.array if isinstance(a, Input | Output) else a for a in arguments).shape[0]
     run = launch(parsed(text), -(-count // threads), threads, [given(net), *arguments], abi="numba", seed=1)
     return text, run
+
+
+def ptx_of_rollout(kind, dtype, cc, lto):
+    """PTX of ``rollout``, for the resources that it takes."""
+    net = net_of(Case(kind=kind, dtype=dtype, L=1, **PLAIN))
+    arrays = [types.Array(numba.from_dtype(np.dtype(dtype)), axes, "C") for axes in (3, 4, 3)]
+    return compiled(rollout, (type_of(net), *arrays), cc, lto)
 
 
 def state_of(case):

@@ -1,5 +1,7 @@
 """What CUDA kernels take of a device: nothing spilt, no stack, no doubles where floats were asked for."""
 
+import csv
+
 import pytest
 
 from tests.ptx import compile as nvvm
@@ -9,7 +11,17 @@ if not (nvvm.has_numba_cuda() and nvvm.tool("ptxas") and nvvm.tool("nvdisasm")):
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from tests.cuda_resources import CELLS, SHARED, in_doubles, others, recurrent  # noqa: E402
+from tests.cuda_resources import (  # noqa: E402
+    CELLS,
+    LIMITS,
+    SHARED,
+    in_doubles,
+    others,
+    recurrent,
+    resident,
+    rows,
+    table_of,
+)
 from tests.emulated import ptx_of  # noqa: E402
 from tests.test_cuda_kernels import LONG  # noqa: E402
 
@@ -47,3 +59,37 @@ def test_recurrent_kernels(cell, dtype, cc, lto):
 def test_other_kernels(dtype, cc, lto):
     for kernel in others(dtype):
         check(kernel, cc, lto, kernel.key)
+
+
+#: A few rows for a quick run; all of all devices take ten minutes.
+QUICK = {("GRU, forward", "float32", "32"), ("LSTM, back", "float64", "16"), ("product A B", "float32", "")}
+
+
+@pytest.mark.parametrize("cc", nvvm.CAPABILITIES)
+def test_the_tables_of_the_docs(cc):
+    with table_of(cc).open(newline="") as file:
+        written = list(csv.DictReader(file))
+    now = rows()
+    assert [(w["kernel"], w["dtype"], w["H"]) for w in written] == [(r.what, r.dtype, str(r.H or "")) for r in now]
+    for row, wanted in zip(now, written, strict=True):
+        for column in ("spills", "stack", "MUFU.TANH", *["float64"] * (row.dtype == "float32")):
+            assert wanted[column] == "0", wanted
+        if LONG or (cc == (9, 0) and (row.what, row.dtype, str(row.H or "")) in QUICK):
+            assert row.cells(cc) == wanted
+
+
+@pytest.mark.parametrize(
+    "threads, registers, shared, warps",
+    [
+        (32, 16, 0, 32),  # no more than 32 blocks
+        (64, 16, 0, 64),
+        (1024, 32, 0, 64),
+        (1024, 33, 0, 32),
+        (256, 144, 2048, 8),  # 14 warps have registers; whole fours of them, whole blocks
+        (64, 16, 100 * 1024, 4),
+        (64, 16, 113 * 1024, 4),
+        (64, 16, 114 * 1024, 2),  # a block has 1 KB of its own
+    ],
+)
+def test_how_many_warps_there_may_be(threads, registers, shared, warps):
+    assert resident(LIMITS[9, 0], threads, registers, shared) == warps
