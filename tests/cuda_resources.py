@@ -90,7 +90,12 @@ class Row:
         """The same as text; "a / b" where LTO makes a difference."""
         without, with_lto = self.measure(cc, False), self.measure(cc, True)
         columns = {n: str(a) if a == with_lto[n] else f"{a} / {with_lto[n]}" for n, a in without.items()}
-        return {"kernel": self.what, "dtype": self.dtype, "H": str(self.H or ""), "threads": str(self.threads)} | columns
+        return {
+            "kernel": self.what,
+            "dtype": self.dtype,
+            "H": str(self.H or ""),
+            "threads": str(self.threads),
+        } | columns
 
 
 def times(instructions: Counter[str], *names: str, modifier: str | None = None) -> int:
