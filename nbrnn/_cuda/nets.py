@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._kernel import CUDA_CORE, core_of, digest_of
 from .._nets import cell_of, is_net, lanes_of, net_class
-from .array import DeviceArray
 from .machine import Machine
 
 Weights = Mapping[str, NDArray[Any]]
@@ -37,24 +36,36 @@ def units(cell: type[Cell]) -> int:
     return 4 if len(cell.gates) > 2 else 8
 
 
-class Constant(DeviceArray):
-    """Numbers that have arrived and don't change.
+class Constant:
+    """A vector on a device that has arrived and doesn't change.
 
-    Its interface names no stream: numba-cuda, for one, waits at every launch for the one that is named.
+    Others see it by the interface of CUDA arrays alone, and that names no stream: numba-cuda, for one, makes the stream
+    wait, or waits itself, at every launch that is given an array with more to say.
+
+    Parameters
+    ----------
+    machine : Machine
+    array : ndarray, shape (n,)
+        Of the host's: copied.
     """
 
-    __slots__ = ()
+    __slots__ = ("flat", "machine")
 
-    @classmethod
-    def put(cls, machine: Machine, array: NDArray[Any]) -> Constant:
-        """A copy of an array of the host's; waits for it."""
-        flat = machine.put(array)
-        machine.get(flat[:1])
-        return cls(machine, flat, array.shape, None, True)
+    def __init__(self, machine: Machine, array: NDArray[Any]) -> None:
+        self.machine, self.flat = machine, machine.put(array)
+        machine.get(self.flat[:1])  # waits
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return super().__cuda_array_interface__ | {"stream": None}
+        """Version 3."""
+        return {
+            "version": 3,
+            "shape": (self.flat.size,),
+            "typestr": self.flat.dtype.str,
+            "data": (self.machine.address(self.flat), True),
+            "strides": None,
+            "stream": None,
+        }
 
 
 def thread_net(machine: Machine, cell: type[Cell], layers: Sequence[Weights]) -> Any:
@@ -76,7 +87,7 @@ def thread_net(machine: Machine, cell: type[Cell], layers: Sequence[Weights]) ->
     rows, K = layers[0]["weight_hh"].shape
     w = np.concatenate([pack(cell, weights) for weights in layers])
     H = rows // len(cell.gates)
-    return net_class(cell, THREAD)(Constant.put(machine, w), layers[0]["weight_ih"].shape[1], H, K, len(layers))
+    return net_class(cell, THREAD)(Constant(machine, w), layers[0]["weight_ih"].shape[1], H, K, len(layers))
 
 
 def pack(cell: type[Cell], weights: Weights) -> NDArray[Any]:
