@@ -67,6 +67,11 @@ class Row:
     threads: int
     ptx: Callable[[tuple[int, int], bool], str]
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all others."""
+        return self.what, self.dtype, str(self.H or "")
+
     def measure(self, cc: tuple[int, int], lto: bool) -> dict[str, int | str]:
         """Columns."""
         found = assemble(self.ptx(cc, lto))
@@ -148,7 +153,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
 
 def products() -> Iterator[Row]:
     """Kernels that know nothing of cells."""
-    names = ("product A B'", "product A B", "product A' B", "sums over rows", "sums of parts")
+    names = ("product A B'", "product A B", "product A' B", "sums over rows", "sums of parts", "dropout")
     for dtype in SIZES:
         for name, kernel in zip(names, others(dtype), strict=True):
             yield of_kernel(name, dtype, None, kernel)
@@ -176,17 +181,30 @@ def table_of(cc: tuple[int, int]) -> Path:
     return TABLES / f"sm_{cc[0]}{cc[1]}.csv"
 
 
+def read_table(cc: tuple[int, int]) -> list[dict[str, str]]:
+    """The rows of the docs' table for a device."""
+    with table_of(cc).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def key_of(line: dict[str, str]) -> tuple[str, str, str]:
+    """What tells a row of a table from all others."""
+    return line["kernel"], line["dtype"], line["H"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cc", help="80, 90 or 100; all, if it isn't given")
     parser.add_argument("--table", action="store_true", help="write the tables of the docs")
+    parser.add_argument("--missing", action="store_true", help="take over the rows that are in them: add new kernels")
     given = parser.parse_args()
     devices = [(int(given.cc[:-1]), int(given.cc[-1]))] if given.cc else CAPABILITIES
     TABLES.mkdir(exist_ok=True)
     for cc in devices:
+        known = {key_of(line): line for line in read_table(cc)} if given.missing else {}
         done = []
         for row in rows():
-            done.append(row.cells(cc))
+            done.append(known.get(row.key) or row.cells(cc))
             print(f"sm_{cc[0]}{cc[1]}", *(f"{n}={a}" for n, a in done[-1].items()), sep="  ", flush=True)
         if given.table:
             with table_of(cc).open("w", newline="") as file:
