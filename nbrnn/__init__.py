@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import jit
+from . import _inside, jit  # noqa: F401 (numba-cuda is led by the former)
 from ._version import __version__
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN

@@ -3,6 +3,11 @@
 ``net`` is a NamedTuple, a snapshot of the parameters; pass it as an argument (captured as a global it is frozen into
 the compiled code).  Nothing here allocates memory (but ``zero_state``) or starts threads; under ``prange``, use a state
 for each iteration.
+
+In a CUDA kernel of yours (``@cuda.jit``), a thread steps a sequence of its own, with a net from
+``layer.to("cuda").jit()``: ``step``, ``run`` and ``output_size`` are the same, states are made outside.  Arrays may
+have any layout there.  Overlaps aren't noticed, and a thread whose arrays have wrong shapes stops: compiled with
+``debug=True``, the launch raises then.
 """
 
 from __future__ import annotations

@@ -13,12 +13,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 from nbrnn._cuda.spread import shared_memory  # noqa: E402
 from tests.cuda_resources import (  # noqa: E402
     CELLS,
+    LIMITS,
     PROCESSORS,
     SHARED,
     cooperative,
     in_doubles,
+    key_of,
     others,
+    read_table,
     recurrent,
+    resident,
+    rows,
     step_by_step,
 )
 from tests.emulated import ptx_of  # noqa: E402
@@ -93,3 +98,35 @@ def test_cooperative_kernels_of_doubles(H, processors, cc, lto):
 def test_kernels_of_a_step(cell, dtype):
     for kernel in step_by_step(cell, dtype):
         check(kernel, (8, 0), False, (cell, kernel.key[0]))
+
+
+#: A few rows for a quick run; all of all devices take ten minutes.
+QUICK = {("GRU, forward", "float32", "32"), ("LSTM, back", "float64", "16"), ("product A B", "float32", "")}
+
+
+@pytest.mark.parametrize("cc", nvvm.CAPABILITIES)
+def test_the_tables_of_the_docs(cc):
+    written, now = read_table(cc), rows(cc)
+    assert [key_of(line) for line in written] == [row.key for row in now]
+    for row, wanted in zip(now, written, strict=True):
+        for column in ("spills", "stack", "MUFU.TANH", *["float64"] * (row.dtype == "float32")):
+            assert wanted[column] == "0", wanted
+        if LONG or (cc == (9, 0) and row.key in QUICK):
+            assert row.cells(cc) == wanted
+
+
+@pytest.mark.parametrize(
+    "threads, registers, shared, warps",
+    [
+        (32, 16, 0, 32),  # no more than 32 blocks
+        (64, 16, 0, 64),
+        (1024, 32, 0, 64),
+        (1024, 33, 0, 32),
+        (256, 144, 2048, 8),  # 14 warps have registers; whole fours of them, whole blocks
+        (64, 16, 100 * 1024, 4),
+        (64, 16, 113 * 1024, 4),
+        (64, 16, 114 * 1024, 2),  # a block has 1 KB of its own
+    ],
+)
+def test_how_many_warps_there_may_be(threads, registers, shared, warps):
+    assert resident(LIMITS[9, 0], threads, registers, shared) == warps

@@ -26,7 +26,7 @@ FLOORS = [
     ["_axes", "module", "initial"],
     ["_passes"],
     ["jit", "stateless", "_recurrent_device"],
-    ["stream", "pointwise"],
+    ["_inside", "stream", "pointwise"],
     ["embedding", "normalise", "pool"],
     ["recurrent"],
     ["layers"],
@@ -57,7 +57,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
         "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
-        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
+        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "nets", "thread", "batch", "chain", "stack",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
@@ -139,7 +139,7 @@ def test_what_is_compiled_is_made_of_the_core_and_its_own_file(path):
 @pytest.mark.parametrize("core", [CORE, CUDA_CORE], ids=["cpu", "cuda"])
 def test_a_core_imports_nothing_else(core):
     # What isn't compiled but used may be imported: by GPU code, the checks of arguments.
-    allowed = {*core, "_kernel.py", "_check.py", "_memory.py"}
+    allowed = {*core, "_kernel.py", "_check.py", "_memory.py", "_nets.py"}
     for path in core_of(ROOT, core):
         for target in imports_of(path)[0]:
             assert target[0] in allowed or f"{target[0]}.py" in allowed, f"{path} imports {target}"

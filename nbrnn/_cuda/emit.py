@@ -126,18 +126,26 @@ def _shuffle(b: Any, x: ir.Value, mask: int) -> ir.Value:
 
 
 class Pointer:
-    """Where numbers stand, one behind the other."""
+    """Where numbers stand, one behind the other, or with ``strides`` (bytes) along several axes."""
 
-    __slots__ = ("b", "x")
+    __slots__ = ("b", "strides", "x")
 
-    def __init__(self, b: Any, x: ir.Value) -> None:
-        self.b, self.x = b, x
+    def __init__(self, b: Any, x: ir.Value, strides: Sequence[ir.Value] = ()) -> None:
+        self.b, self.x, self.strides = b, x, strides
 
     def __add__(self, offset: Any) -> Pointer:
         """So many numbers further; an offset that is a Python number costs nothing."""
         if isinstance(offset, int):
             offset = ir.Constant(ir.IntType(64), offset)
         return Pointer(self.b, self.b.gep(self.x, [offset], inbounds=True))
+
+    def at(self, *indices: ir.Value) -> Pointer:
+        """An element of an array of any layout."""
+        b, byte = self.b, ir.IntType(8).as_pointer()
+        start = b.bitcast(self.x, byte)
+        for index, stride in zip(indices, self.strides, strict=True):
+            start = b.gep(start, [b.mul(index, stride)])
+        return Pointer(b, b.bitcast(start, self.x.type))
 
     def load(self) -> Scalar:
         return Scalar(self.b, self.b.load(self.x))
@@ -149,6 +157,21 @@ class Pointer:
         text = f"ld.relaxed.gpu.global.{name} $0, [$1];"
         address = self.b.ptrtoint(self.x, ir.IntType(64))
         return Scalar(self.b, assembly(self.b, text, kind, f"={letter},l", [address]))
+
+    def load_constants(self, count: int) -> list[Scalar]:
+        """So many numbers that nothing writes while the kernel runs, 16 bytes at a time, which this is a multiple of.
+
+        What is known to be constant goes through the cache that needs no look at what others write.
+        """
+        b, numbers = self.b, []
+        of_word = 4 if isinstance(self.x.type.pointee, ir.FloatType) else 2
+        word = ir.VectorType(self.x.type.pointee, of_word)
+        at = b.bitcast(self.x, word.as_pointer())
+        for q in range(count // of_word):
+            loaded = b.load(b.gep(at, [ir.IntType(64)(q)], inbounds=True), align=16)
+            loaded.set_metadata("invariant.load", b.module.add_metadata([]))
+            numbers += [Scalar(b, b.extract_element(loaded, I32(i))) for i in range(of_word)]
+        return numbers
 
     def store(self, value: Scalar) -> None:
         self.b.store(value.x, self.x)

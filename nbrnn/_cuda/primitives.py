@@ -35,7 +35,8 @@ def primitive(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]
 
     def arrives(context: Any, b: Any, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.Array):
-            return Pointer(b, context.make_helper(b, kind, value).data)
+            array = context.make_helper(b, kind, value)
+            return Pointer(b, array.data, [b.extract_value(array.strides, i) for i in range(kind.ndim)])
         if isinstance(kind, types.BaseTuple):
             return [arrives(context, b, k, b.extract_value(value, i)) for i, k in enumerate(kind)]
         if isinstance(kind, types.Float):
