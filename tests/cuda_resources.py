@@ -11,6 +11,7 @@ import numpy as np
 from nbrnn._cells import GRU, LSTM, Cell, RNNTanh
 from nbrnn._cuda import kernels
 from nbrnn._cuda.plan import Plan
+from nbrnn._cuda.product import ACROSS
 from nbrnn._cuda.spread import SpreadPlan
 from tests.emulated import ptx_of
 from tests.ptx.compile import assemble, machine_instructions
@@ -49,6 +50,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
     ways = ((False, True), (False, False), (True, False))
     return [
         *(kernels.product_kernel(kind, *w) for w in ways),
+        *(kernels.product_kernel(kind, *w, ACROSS) for w in ways),
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
         *(kernels.other_step_kernel(name, kind) for name in ("take_gradients", "feed", "add_masked", "finish")),

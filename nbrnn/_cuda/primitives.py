@@ -436,17 +436,17 @@ def zeros(count: int, dtype: Any) -> Any:
 
 
 @functools.cache
-def multiply_tile(depth: int, row: int, across: int) -> Any:
-    """``multiply(sums, left, y, right, x)``: 4 by 4 sums, with so many products added to each."""
+def multiply_tile(depth: int, left_row: int, right_row: int, across: int, each: int) -> Any:
+    """``multiply(sums, left, y, right, x)``: ``each`` by 4 sums, with ``depth`` products added to each."""
     from numba.cuda import types
 
-    @primitive(lambda sums, left, y, right, x: types.UniTuple(right.dtype, 16))
+    @primitive(lambda sums, left, y, right, x: types.UniTuple(right.dtype, 4 * each))
     def multiply_tile(b, sums, left, y, right, x):
         left, right = left + y, right + x
         for k in range(depth):
-            us = [(left + (k * row + across * i)).load() for i in range(4)]
-            vs = [(right + (k * row + across * j)).load() for j in range(4)]
-            sums = [us[q // 4].fma(vs[q % 4], sums[q]) for q in range(16)]
+            us = [(left + (k * left_row + across * i)).load() for i in range(each)]
+            vs = [(right + (k * right_row + across * j)).load() for j in range(4)]
+            sums = [us[q // 4].fma(vs[q % 4], sums[q]) for q in range(4 * each)]
         return sums
 
     return multiply_tile
