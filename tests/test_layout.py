@@ -53,8 +53,8 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
-        "stepwise", "kernels", "machine", "products", "families", "direction",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "exchange", "product", "forward", "backward",
+        "cooperative", "stepwise", "kernels", "machine", "products", "families", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
