@@ -30,12 +30,12 @@ def recurrent(cell: type[Cell], dtype: str, H: int, rows: int = 4) -> tuple[kern
 
 
 def cooperative(
-    cell: type[Cell], dtype: str, H: int, cc: tuple[int, int], processors: int
+    cell: type[Cell], dtype: str, H: int, cc: tuple[int, int], processors: int, masked: bool = False
 ) -> tuple[kernels.Kernel, kernels.Kernel, SpreadPlan]:
     """The kernels of all multiprocessors together, and their plan."""
     plan = SpreadPlan.of(cell, np.dtype(dtype), H, processors, cc)
     assert plan is not None
-    return kernels.cooperative_kernel(plan, True), kernels.cooperative_back_kernel(plan), plan
+    return kernels.cooperative_kernel(plan, True, masked), kernels.cooperative_back_kernel(plan, masked), plan
 
 
 def step_by_step(cell: type[Cell], dtype: str) -> list[kernels.Kernel]:

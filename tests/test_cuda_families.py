@@ -68,6 +68,15 @@ def test_blocks_and_warps_in_any_order(seed):
     check(case, Emulated(schedule=seed, processors=3), family="spread")
 
 
+@pytest.mark.parametrize("kind, dtype", [("LSTM", "float32"), ("GRU", "float32"), ("GRU", "float64")])
+def test_recurrent_dropout_in_one_block(kind, dtype):
+    case = Case(
+        kind=kind, dtype=dtype, H=19, T=4, B=5, I=2, ragged=True, cut=True, stateful=True, bidirectional=True, seed=7,
+        recurrent_dropout=0.4,
+    )  # fmt: skip
+    check(case, Emulated(), family="blocks")
+
+
 def test_weights_that_find_no_room_in_registers():
     case = Case(kind="LSTM", dtype="float64", H=70, T=3, B=5, I=2, cut=True, stateful=True, seed=5)
     plan = SpreadPlan.of(LSTM, np.dtype("float64"), 70, 3, (8, 0))

@@ -80,6 +80,11 @@ def test_cooperative_kernels(cell, cc, lto):
             check(kernel, cc, lto, (cell, H, kernel.key[0]))
 
 
+def test_cooperative_kernels_with_recurrent_dropout():
+    for kernel in cooperative(LSTM, "float32", 1024, (8, 0), PROCESSORS[8, 0], masked=True)[:2]:
+        check(kernel, (8, 0), False, kernel.key[0])
+
+
 @pytest.mark.parametrize("lto", LINKED)
 @pytest.mark.parametrize("H, processors, cc", [(1024, 132, (9, 0)), (512, 108, (8, 0)), (256, 12, (8, 0))])
 def test_cooperative_kernels_of_doubles(H, processors, cc, lto):
