@@ -1,7 +1,5 @@
 """Families of CUDA kernels for what one block can't hold, run by the emulator, against the float64 reference."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 from nbrnn._cuda.direction import Direction  # noqa: E402
 from tests.emulated import Emulated, ptx_of, run_case  # noqa: E402
-from tests.test_cuda_kernels import CELLS, LONG, WITHIN, caught_in, check  # noqa: E402
+from tests.test_cuda_kernels import CELLS, LONG, caught_in, check  # noqa: E402
 
 
 def drawn(kind, dtype, H, rng, most=10 if LONG else 5):
@@ -45,7 +43,9 @@ def test_random_cases_step_by_step(kind, dtype):
         check(drawn(kind, dtype, H, rng), Emulated(), family="steps", gaps=int(rng.integers(0, 3)))
 
 
-@pytest.mark.parametrize("kind, dtype", list(itertools.product(CELLS, WITHIN)))
+@pytest.mark.parametrize(
+    "kind, dtype", [*((kind, "float32") for kind in CELLS), ("GRU", "float64"), ("LSTM", "float64")]
+)
 def test_random_cases_spread_over_multiprocessors(kind, dtype):
     rng = np.random.default_rng(None if LONG else sum(map(ord, kind + dtype)))
     for n in range(10 if LONG else 1):
@@ -62,13 +62,13 @@ def test_more_than_one_block_can_hold(kind, H, processors):
     assert {"cooperative", "cooperative_back"} <= {kernel.key[0] for kernel, _ in machine.runs}
 
 
-@pytest.mark.parametrize("seed", range(20 if LONG else 2))
+@pytest.mark.parametrize("seed", range(20 if LONG else 1))
 def test_blocks_and_warps_in_any_order(seed):
     case = Case(kind="LSTM", dtype="float32", H=9, T=4, B=3, I=2, ragged=True, cut=True, bidirectional=True, seed=seed)
     check(case, Emulated(schedule=seed, processors=3), family="spread")
 
 
-@pytest.mark.parametrize("kind, dtype", [("LSTM", "float32"), ("GRU", "float32"), ("GRU", "float64")])
+@pytest.mark.parametrize("kind, dtype", [("LSTM", "float32"), ("GRU", "float64")])
 def test_recurrent_dropout_in_one_block(kind, dtype):
     case = Case(
         kind=kind, dtype=dtype, H=19, T=4, B=5, I=2, ragged=True, cut=True, stateful=True, bidirectional=True, seed=7,
