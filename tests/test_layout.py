@@ -55,7 +55,7 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "between", "product", "forward", "backward", "cooperative",
         "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
         "exchange", "dropout", "placed", "products", "families", "direction", "packing", "nets", "thread", "batch", "chain", "stack",
     ],
