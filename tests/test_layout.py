@@ -54,9 +54,10 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
-        "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "device", "current",
-        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
+        "cooperative", "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile",
+        "driver", "device", "current", "exchange", "dropout", "placed", "products", "families", "direction", "packing",
+        "batch", "chain", "stack",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
