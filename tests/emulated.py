@@ -102,12 +102,12 @@ class Emulated:
         )
 
 
-def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
+def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=None):
     """What kernels make of a `tests.cases.Case` of one layer: y, h, c, dx, dh, dc and gradients, all as arrays.
 
     With ``gaps``, so many numbers of NaN stand after each row of x, y, dy and dx.
     """
-    D, T, B, I, H = case.D, case.T, case.B, case.I, case.H
+    D, T, B, I, H, K = case.D, case.T, case.B, case.I, case.H, case.K
     extras = cell.extras()
 
     def spaced(array):
@@ -121,29 +121,29 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True):
     # Nobody looks at what stands past a sequence's end.
     x, x_time, x_batch = spaced(np.where(past[:, :, None], np.nan, case.x).astype(case.dtype))
     dy, dy_time, dy_batch = spaced(np.where(past[:, :, None], np.nan, case.dy).astype(case.dtype))
-    y, y_time, y_batch = spaced(np.full((T, B, D * H), np.nan, case.dtype))
+    y, y_time, y_batch = spaced(np.full((T, B, D * K), np.nan, case.dtype))
     dx, dx_time, dx_batch = spaced(np.zeros((T, B, I), case.dtype))
     h, c, dh, dc, gradients = [], [], [], [], {}
     for d in range(D):
         suffix = "_l0" + ("_reverse" if d else "")
         weights = {n.removesuffix(suffix): a for n, a in case.layer.params.items() if n.endswith(suffix)}
-        direction = Direction(machine, cell, weights, rows, chunk)
+        direction = Direction(machine, cell, weights, rows, chunk, family)
         schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
         state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
-        own_y = Sequences(y.reshape(-1)[d * H :], y_time, y_batch)
+        own_y = Sequences(y.reshape(-1)[d * K :], y_time, y_batch)
         after_h, after_c, tape = direction.forward(
             schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
         )
-        h.append(after_h.reshape(B, H))
+        h.append(after_h.reshape(B, K))
         c.append(after_c.reshape(B, extras * H))
         if not keep:
             continue
-        own_dy = Sequences(dy.reshape(-1)[d * H :], dy_time, dy_batch)
+        own_dy = Sequences(dy.reshape(-1)[d * K :], dy_time, dy_batch)
         dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
         before_h, before_c, found = direction.backward(
             tape, own_dy, *dstate, Sequences(dx.reshape(-1), dx_time, dx_batch), d > 0
         )
-        dh.append(before_h.reshape(B, H))
+        dh.append(before_h.reshape(B, K))
         dc.append(before_c.reshape(B, extras * H))
         gradients |= {n + suffix: a for n, a in found.items() if n + suffix in case.layer.params}
-    return y[:, :, : D * H], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
+    return y[:, :, : D * K], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from nbrnn._cells import GRU, LSTM, RNNRelu, RNNTanh
+from nbrnn._cells import GRU, LSTM, LSTMProjected, RNNRelu, RNNTanh
 from nbrnn._cuda.plan import Plan
 from tests.cases import Case
 from tests.minimal_gated_unit import MGU
@@ -36,7 +36,8 @@ def compare(found, wanted, within, what):
 def check(case, machine, **options):
     """All that kernels give for a case is what the reference gives."""
     reference, within = case.reference(), WITHIN[case.dtype]
-    y, h, c, dx, dh, dc, gradients = run_case(machine, CELLS[case.kind], case, **options)
+    cell = LSTMProjected if case.P else CELLS[case.kind]
+    y, h, c, dx, dh, dc, gradients = run_case(machine, cell, case, **options)
     for array in (case.x, case.dy):
         array[...] = array.astype(case.dtype)
     want_y, want_h, want_c, trace = reference.forward(case.x, case.h, case.c, case.lengths, case.resets)

@@ -53,9 +53,9 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "primitives", "schedule", "product", "forward", "backward", "kernels", "machine",
-        "array", "compile", "driver", "device", "current", "exchange",
-        "direction",
+        "__init__", "emit", "plan", "schedule", "primitives", "product", "forward", "backward", "stepwise", "kernels",
+        "machine", "array", "products", "families", "compile", "driver", "device", "current", "exchange", "direction",
+        "sums", "pointwise", "softmax", "normalise", "table", "pooling", "rows", "single", "ops",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],

@@ -1,44 +1,36 @@
-"""One layer in one direction: its packed weights, and which kernels run with which arguments.
+"""One layer in one direction: its weights, and what is done once for all steps.
 
-Where arrays are and who launches is the business of a ``Machine``.
+The loop over time is the business of a family of kernels (``families``); where arrays are and who launches, that of a
+``Machine``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from . import kernels
+from .families import Run, Sequences, choose
 from .machine import Machine
-from .plan import MOST_ROWS, Plan
-from .product import SUMMING, TILE
+from .plan import MOST_ROWS, by_gate
+from .products import Matrix, Products
 from .schedule import Schedule
 
+__all__ = ["Direction", "Sequences", "Tape"]
+
 Weights = Mapping[str, NDArray[Any]]
-
-
-class Sequences(NamedTuple):
-    """Numbers of sequences: those of time t and place b begin at ``t * time + b * batch`` and stand side by side."""
-
-    data: Any  #: flat
-    time: int
-    batch: int
 
 
 @dataclass
 class Tape:
     """What ``Direction.forward`` leaves for the way back: references to x, y and h, and what it has saved."""
 
-    schedule: Schedule
-    arrays: tuple[Any, ...]  # the schedule's, where the machine wants them
+    run: Run
     x: Sequences
-    y: Sequences
-    h: Any
     saved: Any
 
 
@@ -49,34 +41,42 @@ class Direction:
     ----------
     machine : Machine
     cell : type of Cell
-        Without a projection.
     weights : mapping of arrays
-        torch's weight_ih (G*H, I), weight_hh (G*H, H), and where there are any bias_ih, bias_hh (G*H,).
+        torch's weight_ih (G*H, I), weight_hh (G*H, K), and where there are any bias_ih, bias_hh (G*H,), weight_hr
+        (K, H).
     rows : {1, 2, 4}
-        Sequences in a tile.
+        Most sequences in a tile.
     chunk : int
-        Rows that are summed by themselves in gradients of weights; more, if there were more than ``MOST_PARTS`` parts.
+        Rows that are summed by themselves in gradients of weights; more, if there were more than
+        ``Products.MOST_PARTS`` parts.
+    family : str, optional
+        Which kernels run the loop over time; None takes those that ``families.choose`` does.
+
+    Attributes
+    ----------
+    I, H, K : int
+        Sizes of inputs, of what each gate sees to, and of h: K is H without a projection.
     """
 
-    #: Parts of a gradient.
-    MOST_PARTS = 64
-
     def __init__(
-        self, machine: Machine, cell: type[Cell], weights: Weights, rows: int = MOST_ROWS, chunk: int = 256
+        self,
+        machine: Machine,
+        cell: type[Cell],
+        weights: Weights,
+        rows: int = MOST_ROWS,
+        chunk: int = 256,
+        family: str | None = None,
     ) -> None:
-        if cell.projected:
-            raise NotImplementedError("no CUDA kernels for a projection yet")
         w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-        self.machine, self.cell, self.dtype, self.chunk = machine, cell, w_ih.dtype, chunk
-        self.I, self.H, self.G, self.E = w_ih.shape[1], w_hh.shape[1], len(cell.gates), cell.extras()
-        self.plan = plan = Plan(cell, self.dtype, self.H, rows)
-        self.w_ih = machine.put(plan.by_gate(w_ih, cell.of_input()))
-        self.w_forward = machine.put(plan.pack_forward(w_hh))
-        self.w_backward = machine.put(plan.pack_backward(w_hh))
+        self.machine, self.cell, self.dtype = machine, cell, w_ih.dtype
+        self.G, self.E = len(cell.gates), cell.extras()
+        self.I, self.H, self.K = w_ih.shape[1], len(w_hh) // self.G, w_hh.shape[1]
+        self.products = Products(machine, self.dtype, chunk)
+        self.w_ih = machine.put(by_gate(cell, w_ih, cell.of_input()))
         bias, hidden_bias = self._biases(weights)
-        self.bias, self.hidden_bias = machine.put(bias), machine.put(hidden_bias)
-        self._no_index = machine.put(np.zeros(0, np.int64))
-        self._none = machine.put(np.zeros(0, self.dtype))
+        self.bias = machine.put(bias)
+        w_hr = weights["weight_hr"] if cell.projected else None
+        self.family = choose(self.products, cell, w_hh, machine.put(hidden_bias), w_hr, rows, family)
         at = {gate: g * self.H for g, gate in enumerate(cell.gates)}
         units = np.arange(self.H)
         #: Row of torch's matrices for each of ours.
@@ -89,82 +89,37 @@ class Direction:
         bias = np.zeros((self.G, self.H), self.dtype)
         apart = np.zeros((max(1, len(cell.split)), self.H), self.dtype)
         if "bias_ih" in weights:
-            b_ih = self.plan.by_gate(weights["bias_ih"], cell.of_input())
-            b_hh = self.plan.by_gate(weights["bias_hh"], cell.of_hidden())
+            b_ih = by_gate(cell, weights["bias_ih"], cell.of_input())
+            b_hh = by_gate(cell, weights["bias_hh"], cell.of_hidden())
             together = self.G - len(cell.split)
             bias += b_ih
             bias[self.G - together :] += b_hh[:together]
             apart[: len(cell.split)] = b_hh[together:]
         return bias, apart
 
-    # Launches
-
-    def _product(
-        self,
-        trans_a: bool,
-        trans_b: bool,
-        a: tuple[Any, Any, int],
-        b: tuple[Any, Any, int],
-        c: tuple[Any, Any, int],
-        sizes: tuple[int, int, int],
-        second: tuple[Any, int] | None = None,
-        bias: Any = None,
-        chunk: int | None = None,
-        add: bool = False,
-    ) -> None:
-        """C = A B; each is (array, index or None, stride), sizes are M, N, K."""
-        M, N, K = sizes
-        if M == 0 or N == 0:
-            return
-        kernel = kernels.product_kernel(self.dtype, trans_a, trans_b)
-        parts = 1 if chunk is None else self._parts(K, chunk)
-        grid = (-(-M // TILE), -(-N // TILE), parts)
-
-        def of(matrix: tuple[Any, Any, int]) -> tuple[Any, Any, int]:
-            return matrix[0], self._no_index if matrix[1] is None else matrix[1], matrix[2]
-
-        more = (self._none, 0) if second is None else second
-        bias = self._none if bias is None else bias
-        rest = (M, N, K, max(K, 1) if chunk is None else chunk, M * N, add)
-        self.machine.launch(kernel, grid, (*of(a), *of(b), *more, bias, *of(c), *rest))
-
-    def _parts(self, rows: int, chunk: int) -> int:
-        return max(1, -(-rows // chunk))
-
-    def _sum_parts(self, parts: Any, stride: int, count: int, rows: NDArray[Any], N: int) -> Any:
-        """Parts added up, in a new array, with rows where torch has them."""
-        out = self.machine.empty(len(rows) * N, self.dtype)
-        grid = (-(-len(rows) * N // SUMMING),)
-        index = self.machine.put(rows.astype(np.int64) * N)
-        kernel = kernels.sum_parts_kernel(self.dtype)
-        self.machine.launch(kernel, grid, (parts, stride, count, len(rows), N, out, index))
-        return out
-
     def forward(
         self, schedule: Schedule, x: Sequences, y: Sequences, h: Any, c: Any, keep: bool
     ) -> tuple[Any, Any, Tape]:
         """Run all steps of x into y.
 
-        h (B, H) and c (B, E * H) are the state before.  Returns the state after, and the tape: x, y and h must not
+        h (B, K) and c (B, E * H) are the state before.  Returns the state after, and the tape: x, y and h must not
         change before ``backward``.
         """
         machine, rows, width = self.machine, schedule.rows, self.G * self.H
-        arrays = tuple(machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts))
+        starts, lengths, order, cuts = (
+            machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts)
+        )
+        before = machine.put(schedule.offsets_before(y.time, y.batch))
+        run = Run(schedule, (starts, lengths, order, cuts), before, y, h)
         gx = machine.empty(rows * width, self.dtype)
         offsets = machine.put(schedule.offsets(x.time, x.batch))
-        self._product(
-            False, True, (x.data, offsets, 0), (self.w_ih, None, self.I), (gx, None, width), (rows, width, self.I),
-            bias=self.bias,
+        self.products.multiply(
+            Matrix(x.data, 0, offsets), Matrix(self.w_ih, self.I), Matrix(gx, width), (rows, width, self.I),
+            trans_b=True, bias=self.bias,
         )  # fmt: skip
-        h_after, c_after = machine.empty(h.size, self.dtype), machine.empty(c.size, self.dtype)
         saved = machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
-        if schedule.batch:
-            kernel = kernels.forward_kernel(self.plan, keep)
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
-            state = (h, c, h_after, c_after)
-            data = (self.w_forward, gx, self.hidden_bias, *arrays, *state, y.data, saved, *numbers)
-            machine.launch(kernel, (self.plan.blocks(schedule.batch),), data)
-        return h_after, c_after, Tape(schedule, arrays, x, y, h, saved)
+        h_after, c_after = self.family.forward(run, gx, c, saved, keep)
+        return h_after, c_after, Tape(run, x, saved)
 
     def backward(
         self, tape: Tape, dy: Sequences | None, dh: Any, dc: Any, dx: Sequences, add: bool = False
@@ -174,45 +129,30 @@ class Direction:
         dx is written (or added to) where sequences run.  Returns the gradients for the state before, and those of the
         weights, named and shaped as torch's.
         """
-        machine, schedule, cell = self.machine, tape.schedule, self.cell
-        rows, width, row = schedule.rows, self.G * self.H, cell.slots() * self.H
-        dh_before, dc_before = machine.empty(dh.size, self.dtype), machine.empty(dc.size, self.dtype)
-        if schedule.batch:
-            dy = dy or Sequences(self._none, 0, 0)
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, dy.time, dy.batch)
-            data = (self.w_backward, dy.data, *tape.arrays, dh, dc, dh_before, dc_before, tape.saved, *numbers)
-            machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(schedule.batch),), data)
-        saved = tape.saved
-        from_hidden = saved[(cell.sums() - self.G) * self.H :]
+        machine, run, cell, products, H, K = self.machine, tape.run, self.cell, self.products, self.H, self.K
+        schedule, saved = run.schedule, tape.saved
+        rows, width, row = schedule.rows, self.G * H, cell.slots() * H
+        dh_before, dc_before = self.family.backward(run, dy, dh, dc, saved)
+
         to_x = machine.put(schedule.offsets(dx.time, dx.batch))
-        self._product(
-            False, False, (saved, None, row), (self.w_ih, None, self.I), (dx.data, to_x, 0), (rows, self.I, width),
-            add=add,
-        )  # fmt: skip
-
-        chunk = self._chunk(rows)
-        parts = self._parts(rows, chunk)
+        products.multiply(
+            Matrix(saved, row), Matrix(self.w_ih, self.I), Matrix(dx.data, 0, to_x), (rows, self.I, width), add=add
+        )
         of_x = machine.put(schedule.offsets(tape.x.time, tape.x.batch))
-        of_h = machine.put(schedule.offsets_before(tape.y.time, tape.y.batch))
-        gradients = {}
-        for name, sums, (source, index), n, order, second in (
-            ("weight_ih", saved, (tape.x.data, of_x), self.I, self._rows_ih, None),
-            ("weight_hh", from_hidden, (tape.y.data, of_h), self.H, self._rows_hh, (tape.h, self.H)),
-        ):
-            total = machine.empty(parts * width * n, self.dtype)
-            self._product(
-                True, False, (sums, None, row), (source, index, 0), (total, None, n), (width, n, rows),
-                second=second, chunk=chunk,
-            )  # fmt: skip
-            gradients[name] = self._sum_parts(total, width * n, parts, order, n)
-        all_sums = cell.sums() * self.H
-        total = machine.empty(parts * all_sums, self.dtype)
-        grid = (-(-all_sums // SUMMING), parts)
-        machine.launch(kernels.sum_rows_kernel(self.dtype), grid, (saved, row, rows, all_sums, chunk, total))
-        gradients["bias_ih"] = self._sum_parts(total, all_sums, parts, self._rows_ih, 1)
-        gradients["bias_hh"] = self._sum_parts(total[all_sums - width :], all_sums, parts, self._rows_hh, 1)
+        of_hidden = Matrix(saved[(cell.sums() - self.G) * H :], row)
+        gradients = {
+            "weight_ih": products.gradient(
+                Matrix(saved, row), Matrix(tape.x.data, 0, of_x), rows, self._rows_ih, self.I
+            ),
+            "weight_hh": products.gradient(
+                of_hidden, Matrix(run.y.data, 0, run.before), rows, self._rows_hh, K, second=(run.h, K)
+            ),
+        }
+        orders = self._rows_ih, self._rows_hh
+        gradients["bias_ih"], gradients["bias_hh"] = products.sum_rows(
+            Matrix(saved, row), rows, orders, cell.sums() * H
+        )
+        if cell.projected:
+            yielded, projected = (Matrix(saved[q * H :], row) for q in (cell.slot_projection(), cell.slot_projected()))
+            gradients["weight_hr"] = products.gradient(yielded, projected, rows, np.arange(K), H)
         return dh_before, dc_before, gradients
-
-    def _chunk(self, rows: int) -> int:
-        """Rows in a part: follows from the number of rows alone, so that bits do."""
-        return max(self.chunk, -(-rows // self.MOST_PARTS))

@@ -25,6 +25,12 @@ def call(b: Any, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> i
     return b.call(function, arguments)
 
 
+def assembly(b: Any, text: str, result: ir.Type, constraints: str, arguments: Sequence[ir.Value]) -> ir.Value:
+    """An instruction of PTX that reads or writes memory, which stays where it is among all others that do."""
+    kind = ir.FunctionType(result, [a.type for a in arguments])
+    return b.call(ir.InlineAsm(kind, text, f"{constraints},~{{memory}}", side_effect=True), arguments)
+
+
 class Scalar:
     """A float or double of a thread."""
 
@@ -134,6 +140,14 @@ class Pointer:
 
     def load(self) -> Scalar:
         return Scalar(self.b, self.b.load(self.x))
+
+    def load_shared_by_blocks(self) -> Scalar:
+        """What another block may have written: never from a cache that doesn't see that, and never moved elsewhere."""
+        kind = self.x.type.pointee
+        name, letter = ("f32", "f") if isinstance(kind, ir.FloatType) else ("f64", "d")
+        text = f"ld.relaxed.gpu.global.{name} $0, [$1];"
+        address = self.b.ptrtoint(self.x, ir.IntType(64))
+        return Scalar(self.b, assembly(self.b, text, kind, f"={letter},l", [address]))
 
     def store(self, value: Scalar) -> None:
         self.b.store(value.x, self.x)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .._cells import Cell
 from .._cells.trace import describe
-from . import backward, forward, product
+from . import backward, forward, product, stepwise
 from .plan import Plan
 
 _SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
@@ -27,11 +28,25 @@ _BACKWARD = (
     "steps:i4 batch:i4 reverse:b1 dy_time:i8 dy_batch:i8"
 )
 _PRODUCT = (
-    "a:in a_index:in:i8 a_stride:i8 b:in b_index:in:i8 b_stride:i8 b_second:in second_stride:i8 "
-    "bias:in c:inout c_index:in:i8 c_stride:i8 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
+    "a:in a_index:in:i8 a_stride:i8 a_first:i4 b:in b_index:in:i8 b_stride:i8 second:in second_stride:i8 "
+    "bias:in c:inout c_index:in:i8 c_stride:i8 c_first:i4 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
 )
 _SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
 _SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8"
+#: What runs one step; each launch writes its own rows of arrays that are there for all steps.
+_STEP = (
+    "gx:in hidden_bias:in sums:in y:inout before:in:i8 now:in:i8 h:in cuts:in:u1 order:in:i4 c:inout m:inout saved:inout "
+    "H:i4 first:i4 count:i4"
+)
+_STEP_BACK = (
+    "dy:in dy_index:in:i8 dm:in cuts:in:u1 order:in:i4 dh:inout dc:inout saved:inout H:i4 first:i4 count:i4"
+)
+_OTHER_STEPS = {
+    "take_gradients": "dy:in dy_index:in:i8 order:in:i4 dh:inout out:inout out_stride:i8 K:i4 first:i4 count:i4",
+    "feed": "y:in before:in:i8 h:in masks:in places:in:i8 out:inout K:i4 first:i4 count:i4",
+    "add_masked": "through:in masks:in cuts:in:u1 order:in:i4 dh:inout K:i4 first:i4 count:i4",
+    "finish": "y:inout h:in lengths:in:i4 order:in:i4 h_after:out K:i4 steps:i4 batch:i4 reverse:b1 y_time:i8 y_batch:i8",
+}
 
 
 @dataclass(frozen=True)
@@ -130,3 +145,26 @@ def sum_parts_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``product.sum_parts``."""
     made = functools.partial(product.sum_parts, dtype)
     return Kernel(("sum_parts", dtype.name), made, _arguments(_SUM_PARTS, dtype), product.SUMMING)
+
+
+@functools.cache
+def step_kernel(cell: type[Cell], dtype: np.dtype[Any], keep: bool) -> Kernel:
+    """See ``stepwise.step``."""
+    made = functools.partial(stepwise.step, cell, dtype, keep)
+    key = ("step", describe(cell), dtype.name, str(keep))
+    return Kernel(key, made, _arguments(_STEP, dtype), stepwise.THREADS)
+
+
+@functools.cache
+def step_back_kernel(cell: type[Cell], dtype: np.dtype[Any]) -> Kernel:
+    """See ``stepwise.step_back``."""
+    made = functools.partial(stepwise.step_back, cell, dtype)
+    key = ("step_back", describe(cell), dtype.name)
+    return Kernel(key, made, _arguments(_STEP_BACK, dtype), stepwise.THREADS)
+
+
+@functools.cache
+def other_step_kernel(name: str, dtype: np.dtype[Any]) -> Kernel:
+    """One of ``stepwise`` that knows no cell."""
+    made = functools.partial(getattr(stepwise, name), dtype)
+    return Kernel((name, dtype.name), made, _arguments(_OTHER_STEPS[name], dtype), stepwise.THREADS)

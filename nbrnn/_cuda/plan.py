@@ -108,6 +108,13 @@ class Split:
         return np.ascontiguousarray(split.transpose(4, 3, 2, 0, 1, 5)).reshape(-1)
 
 
+def by_gate(cell: type[Cell], matrix: NDArray[Any], wanted: tuple[str, ...]) -> NDArray[Any]:
+    """(G*H, ...) to (G, H, ...), gates as wanted."""
+    order = cell.gates
+    by_gate = matrix.reshape(len(order), len(matrix) // len(order), *matrix.shape[1:])
+    return by_gate[[order.index(g) for g in wanted]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """One layer and direction: what its kernels are compiled for.
@@ -165,13 +172,8 @@ class Plan:
 
     def pack_forward(self, w_hh: NDArray[Any]) -> NDArray[Any]:
         """Weights of ``forward``."""
-        return self.forward.pack(self.by_gate(w_hh, self.cell.of_hidden())[:, :, None])
+        return self.forward.pack(by_gate(self.cell, w_hh, self.cell.of_hidden())[:, :, None])
 
     def pack_backward(self, w_hh: NDArray[Any]) -> NDArray[Any]:
         """Weights of ``backward``."""
-        return self.backward.pack(self.by_gate(w_hh, self.cell.of_hidden()).transpose(2, 0, 1)[None])
-
-    def by_gate(self, matrix: NDArray[Any], wanted: tuple[str, ...]) -> NDArray[Any]:
-        """(G*H, ...) to (G, H, ...), gates as wanted."""
-        order = self.cell.gates
-        return matrix.reshape(len(order), self.H, *matrix.shape[1:])[[order.index(g) for g in wanted]]
+        return self.backward.pack(by_gate(self.cell, w_hh, self.cell.of_hidden()).transpose(2, 0, 1)[None])

@@ -16,6 +16,7 @@ from llvmlite import ir
 from .._cells import Cell
 from .emit import I32, Pointer, Scalar, sum_over_lanes
 from .plan import Split
+from .schedule import SECOND, ZEROS
 
 
 def primitive(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -92,6 +93,31 @@ def read_several(count: int) -> Any:
         return [(at + b.mul(stride, ir.IntType(64)(q))).load() for q in range(count)]
 
     return read_several
+
+
+@functools.cache
+def read_row(others: bool = False) -> Any:
+    """``read(array, at, second, stride, i)``: number i of the row that begins at ``at``.
+
+    That may be ``schedule.ZEROS``, or name a row of ``second``.  ``others``: other blocks may have written it meanwhile.
+    """
+
+    @primitive(lambda array, at, second, stride, i: array.dtype)
+    def read_row(b, array, at, second, stride, i):
+        long = ir.IntType(64)
+        in_second = second + b.mul(b.sub(long(SECOND), at), stride)
+        row = Pointer(b, b.select(b.icmp_signed("<", at, long(0)), in_second.x, (array + at).x)) + i
+        nothing = ir.Constant(row.x.type.pointee, 0.0)
+        before = b.block
+        with b.if_then(b.icmp_signed("!=", at, long(ZEROS))):
+            value = row.load_shared_by_blocks() if others else row.load()
+            here = b.block
+        both = b.phi(nothing.type)
+        both.add_incoming(nothing, before)
+        both.add_incoming(value.x, here)
+        return Scalar(b, both)
+
+    return read_row
 
 
 @functools.cache
@@ -240,6 +266,33 @@ def write_state() -> Any:
             (at + b.mul(stride, ir.IntType(64)(q))).store(value)
 
     return write_state
+
+
+def read_extras(extras: int) -> Any:
+    """``read(h, c, at, stride, none)``: the state with this h, and zeros beside it if ``none``."""
+    from numba.cuda import types
+
+    @primitive(lambda h, c, at, stride, none: types.UniTuple(c.dtype, 1 + extras))
+    def read_extras(b, h, c, at, stride, none):
+        at, long = c + at, ir.IntType(64)
+        found = [(at + b.mul(stride, long(q))).load() for q in range(extras)]
+        return [h, *(v.if_not(b.icmp_unsigned("!=", none, long(0)), v.like(0)) for v in found)]
+
+    return read_extras
+
+
+@functools.cache
+def write_extras() -> Any:
+    """``write(c, at, stride, state, none)``: all but h, or zeros if ``none``."""
+    from numba.cuda import types
+
+    @primitive(lambda c, at, stride, state, none: types.none)
+    def write_extras(b, c, at, stride, state, none):
+        at, long = c + at, ir.IntType(64)
+        for q, v in enumerate(state[1:]):
+            (at + b.mul(stride, long(q))).store(v.if_not(b.icmp_unsigned("!=", none, long(0)), v.like(0)))
+
+    return write_extras
 
 
 @functools.cache

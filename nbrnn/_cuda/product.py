@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from . import primitives
-from .schedule import SECOND
 
 #: Rows and columns of a tile, depth of what is in shared memory at a time, threads, columns of threads.
 TILE, DEPTH, THREADS, ACROSS = 64, 16, 256, 16
@@ -28,19 +27,20 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[...,
     """The kernel for C = A B + bias.
 
     A is (M, K), or (K, M) if ``trans_a``; B is (K, N), or (N, K) if ``trans_b``.  Rows of A, B and C begin a stride
-    apart, or where an index says (if it isn't empty).  An index of B may also name a row of zeros or of a second array
-    (``schedule.ZEROS``, ``SECOND``).  ``bias`` (N,) may be empty.  With ``add``, C is added to.  Part z of K, of
-    ``chunk`` numbers, goes to the C that is ``z * part`` numbers further.
+    apart, or where an index says (if it isn't empty); those of A and C are counted from a first one.  An index of A or
+    B may also name a row of zeros, or of a second array (``schedule.ZEROS``, ``SECOND``); where one of C is less than
+    0, nothing is written.  ``bias`` (N,) may be empty.  With ``add``, C is added to.  Part z of K, of ``chunk``
+    numbers, goes to the C that is ``z * part`` numbers further.
     """
     from numba import cuda
 
     number, zero, size = primitives.numba_dtype(dtype), dtype.type(0), DEPTH * _ROW
-    read, write, pick = primitives.read(), primitives.write(), primitives.pick()
+    read, write, pick, read_row = primitives.read(), primitives.write(), primitives.pick(), primitives.read_row()
     nothing, multiply = primitives.zeros(16, dtype), primitives.multiply_tile(DEPTH, _ROW, ACROSS)
 
     def kernel(
-        a, a_index, a_stride, b, b_index, b_stride, b_second, second_stride,
-        bias, c, c_index, c_stride, M, N, K, chunk, part, add,
+        a, a_index, a_stride, a_first, b, b_index, b_stride, second, second_stride,
+        bias, c, c_index, c_stride, c_first, M, N, K, chunk, part, add,
     ):  # fmt: skip
         left, right = cuda.shared.array(size, number), cuda.shared.array(size, number)
         thread = cuda.threadIdx.x
@@ -60,7 +60,9 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[...,
                     row, column = m0 + m, k0 + k
                 value = zero
                 if m0 + m < M and k0 + k < end:
-                    value = read(a, (read(a_index, row) if a_index.shape[0] > 0 else row * a_stride) + column)
+                    row += a_first
+                    at = read(a_index, row) if a_index.shape[0] > 0 else row * a_stride
+                    value = read_row(a, at, second, second_stride, column)
                 write(left, k * _ROW + m, value)
                 if trans_b:
                     n, k = e // DEPTH, e & (DEPTH - 1)
@@ -71,10 +73,7 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[...,
                 value = zero
                 if n0 + n < N and k0 + k < end:
                     at = read(b_index, row) if b_index.shape[0] > 0 else row * b_stride
-                    if at >= 0:
-                        value = read(b, at + column)
-                    elif at <= SECOND:
-                        value = read(b_second, (SECOND - at) * second_stride + column)
+                    value = read_row(b, at, second, second_stride, column)
                 write(right, k * _ROW + n, value)
             cuda.syncthreads()
             sums = multiply(sums, left, y, right, x)
@@ -82,10 +81,13 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Callable[...,
         for i in range(4):
             m = m0 + y + ACROSS * i
             if m < M:
-                at = (read(c_index, m) if c_index.shape[0] > 0 else m * c_stride) + cuda.blockIdx.z * part
+                m += c_first
+                at = read(c_index, m) if c_index.shape[0] > 0 else m * c_stride
+                written = at >= 0
+                at += cuda.blockIdx.z * part
                 for j in range(4):
                     n = n0 + x + ACROSS * j
-                    if n < N:
+                    if n < N and written:
                         value = pick(sums, 4 * i + j)
                         if bias.shape[0] > 0:
                             value += read(bias, n)

@@ -81,6 +81,16 @@ class Schedule:
         """Steps of sequences."""
         return int(self.starts[-1])
 
+    def each(self) -> list[tuple[int, int]]:
+        """(first row, number of sequences) of each step at which any runs."""
+        starts = self.starts.tolist()
+        return [(first, end - first) for first, end in zip(starts[:-1], starts[1:], strict=True) if end > first]
+
+    def places_before(self, width: int) -> Array:
+        """(rows,) int64: where each sequence's numbers begin in an array (B, width); ``ZEROS`` after a cut."""
+        offsets = self.places * width
+        return np.where(self.cuts != 0, ZEROS, offsets) if self.cuts.size else offsets
+
     def offsets(self, time: int, batch: int) -> Array:
         """(rows,) int64: where each row's numbers begin in an array with such strides, in numbers."""
         return self.times * time + self.places * batch
