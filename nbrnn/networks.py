@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._cuda.array import DeviceArray
 from ._params import Parameters
+from ._place import Place, place_of
 from .module import Gradients, Module, Seed, Tape
 
 Array = NDArray[Any]
@@ -134,6 +136,14 @@ class Sequential(Module):
         TypeError, ValueError, MemoryError
             As of the parts.
         """
+        place = place_of(x, "x", self._parameters)
+        if place is not None:
+            with place.on():
+                y, states = self._call(place.adopt(x, "x"), state, lengths, resets)
+                return place.wrap(y), place.wrap_all(states)
+        return self._call(x, state, lengths, resets)
+
+    def _call(self, x: Any, state: Any, lengths: Any, resets: Any) -> tuple[Any, tuple[Any, ...]]:
         states = []
         self._check_used(resets=resets)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
@@ -177,6 +187,17 @@ class Sequential(Module):
             As of the parts.
         """
         rng = None if rng is None else self._generator(rng)
+        place = place_of(x, "x", self._parameters)
+        if place is not None:
+            with place.on():
+                y, after, tape = self._forward(place.adopt(x, "x"), state, lengths, resets, rng, checkpoint)
+                tape.place = place
+                return place.wrap(y), place.wrap_all(after), tape
+        return self._forward(x, state, lengths, resets, rng, checkpoint)
+
+    def _forward(
+        self, x: Any, state: Any, lengths: Any, resets: Any, rng: Seed, checkpoint: int | str | None
+    ) -> tuple[Any, tuple[Any, ...], SequentialTape]:
         states, tapes = [], []
         self._check_used(resets=resets, checkpoint=checkpoint)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
@@ -217,7 +238,10 @@ class Sequential(Module):
             raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
         retain = _check.flag(retain, "retain")
         with tape._lock:
-            return self._go_back(tape, dy, dstate, retain)
+            if tape.place is None:
+                return self._go_back(tape, dy, dstate, retain)
+            with tape.place.on():
+                return self._go_back_there(tape, tape.place, dy, dstate, retain)
 
     def _go_back(self, tape: SequentialTape, dy: Array | None, dstate: Any, retain: bool) -> Gradients:
         self._check_dstate(tape, dstate)
@@ -237,6 +261,28 @@ class Sequential(Module):
         if not retain:
             tape._consume()
         return Gradients(dy, tuple(states), self._parameters.views_of(flat), flat)
+
+    def _go_back_there(self, tape: SequentialTape, place: Place, dy: Any, dstate: Any, retain: bool) -> Gradients:
+        self._check_dstate(tape, dstate)
+        slope = None
+        if dy is not None:
+            slope = place.adopt(dy, "dy", tape.dtype)
+            _check.shape(slope, "dy", tape.y_shape)
+        given = self._states(dstate, "dstate")
+        flat = DeviceArray.empty(place.machine, (self._parameters.size,), self._parameters.dtype)
+        states: list[Any] = []
+        end = flat.size
+        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
+            grads = part.backward(own, self._turn(part, slope), after, retain)
+            slope = self._turn(part, grads.x)
+            states.insert(0, grads.state)
+            begin = end - grads.flat.size
+            place.machine.copy(flat.flat[begin:end], grads.flat.numbers())
+            end = begin
+        if not retain:
+            tape._consume()
+        params = {name: place.wrap(a) for name, a in self._parameters.views_of(flat).items()}
+        return Gradients(place.wrap(slope), place.wrap_all(tuple(states)), params, place.wrap(flat))
 
     def _check_dstate(self, tape: Any, dstate: Any) -> None:
         """Everything that could be wrong, before any part's tape is used up."""
@@ -291,6 +337,9 @@ class Sequential(Module):
 
 class SequentialTape(Tape):
     """What ``forward`` of a Sequential leaves for ``backward``."""
+
+    #: Where it is kept; None: on the CPU.
+    place: Place | None = None
 
     def __init__(self, module: Module, tapes: list[Tape], y: Array) -> None:
         super().__init__(module)

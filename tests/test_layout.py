@@ -23,6 +23,7 @@ FLOORS = [
     ["_nets"],
     ["_cpu", "_cuda"],
     ["_engine", "_loops"],
+    ["_place"],
     ["_axes", "module", "initial"],
     ["jit", "stateless"],
     ["stream", "pointwise"],
@@ -55,7 +56,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "schedule", "primitives", "product", "forward", "backward", "stepwise", "kernels",
         "machine", "array", "products", "families", "compile", "driver", "device", "current", "exchange", "direction",
-        "sums", "pointwise", "softmax", "normalise", "table", "pooling", "rows", "single", "ops",
+        "sums", "pointwise", "distance", "softmax", "normalise", "table", "pooling", "rows", "single", "parts", "losses",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],

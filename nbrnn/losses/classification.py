@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._cpu import isa
+from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
-from .inputs import MOST, Array, by_step, count, integers, limits, logits, ready, steps
+from .inputs import MOST, Array, by_step, count, integers, limits, logits, ready, steps, there
 
 
 def cross_entropy(
@@ -62,11 +63,17 @@ def cross_entropy(
     >>> round(loss, 4), dy[0].tolist()
     (1.3863, [-0.375, 0.125, 0.125, 0.125])
     """
-    y = logits(y)
+    found = there(y, target)
+    if found is None:
+        y = logits(y)
+        chosen = integers(target, "target")
+    else:
+        place, y, chosen = found
+        if chosen.dtype.kind not in "iu":
+            raise TypeError(f"target must be integers, got dtype {chosen.dtype}")
     if y.ndim == 0 or y.shape[-1] == 0:
         raise ValueError(f"y must have shape (..., classes), got {y.shape}")
     classes = y.shape[-1]
-    chosen = integers(target, "target")
     _check.shape(chosen, "target", y.shape[:-1])
     ignored = max(-MOST - 1, min(_check.integer(ignore_index, "ignore_index"), MOST))
     smoothing = _check.number(label_smoothing, "label_smoothing", 0, 1)
@@ -77,6 +84,11 @@ def cross_entropy(
         _check.shape(w, "weight", (classes,))
         if not (np.isfinite(w).all() and (w >= 0).all()):
             raise ValueError("weight must be finite and >= 0 for each class")
+    if found is not None:
+        with place.on():
+            given = None if weight is None else w
+            value, slope = on_device.cross_entropy(y, chosen, ends, batch_first, ignored, given, smoothing)
+            return place.wrap(value), place.wrap(slope)
     dy = np.empty(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
@@ -135,12 +147,21 @@ def bce_with_logits(
     >>> round(loss, 4), dy.tolist()
     (0.6931, [[0.25], [-0.25]])
     """
-    y = logits(y)
-    goal = _check.real(target, "target")
+    found = there(y, target)
+    if found is None:
+        y = logits(y)
+        goal = _check.real(target, "target")
+    else:
+        place, y, goal = found
     _check.shape(goal, "target", y.shape)
     weights = [_weights(a, name, y) for a, name in ((weight, "weight"), (pos_weight, "pos_weight"))]
     ends = steps(y, lengths, batch_first, 2)
     numbers = count(y, ends)
+    if found is not None:
+        with place.on():
+            chosen = tuple(None if a is None else w for a, w in zip((weight, pos_weight), weights, strict=True))
+            value, slope = on_device.binary(y, goal, ends, batch_first, chosen, numbers)
+            return place.wrap(value), place.wrap(slope)
     if numbers == 0:
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):

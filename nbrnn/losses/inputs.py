@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check
+from .._cuda.array import DeviceArray
+from .._place import Place, place_of
 
 Array = NDArray[Any]
 
@@ -21,6 +23,25 @@ def logits(y: Any) -> Array:
         got = y.dtype if isinstance(y, np.ndarray) else type(y).__name__
         raise TypeError(f"y must be a NumPy array of float32 or float64, got {got}")
     return _check.array(y, "y", y.dtype)
+
+
+def there(y: Any, target: Any) -> tuple[Place, DeviceArray, DeviceArray] | None:
+    """Where to compute, y and target, if they are on a device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One is on a device and the other isn't, or a dtype is wrong.
+    """
+    place = place_of(y, "y")
+    if place is None:
+        if place_of(target, "target") is not None:
+            raise TypeError("target must be on the CPU, as y is, got an array on the GPU")
+        return None
+    given, wanted = place.adopt(y, "y"), place.adopt(target, "target")
+    if given.dtype.kind != "f":
+        raise TypeError(f"y must be an array of float32 or float64, got {given.dtype}")
+    return place, given, wanted
 
 
 def integers(value: Any, name: str) -> Array:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
+from .._cuda import losses as on_device
 from .._loops import elementwise
-from .inputs import Array, by_step, count, limits, logits, ready, steps
+from .inputs import Array, by_step, count, limits, logits, ready, steps, there
 
 
 def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool = False) -> tuple[float, Array]:
@@ -130,6 +131,14 @@ def _mean(
     kind: int, y: Array, target: ArrayLike, lengths: Any, batch_first: bool, delta: float = 1.0
 ) -> tuple[float, Array]:
     """(loss, dy) of a kind of ``elementwise.distance``."""
+    found = there(y, target)
+    if found is not None:
+        place, given, goal = found
+        with place.on():
+            _check.shape(goal, "target", given.shape)
+            ends = steps(given, lengths, batch_first, 2)
+            there_loss, there_dy = on_device.distance(kind, given, goal, ends, batch_first, delta, count(given, ends))
+            return place.wrap(there_loss), place.wrap(there_dy)
     y = logits(y)
     wanted = _check.real(target, "target")
     _check.shape(wanted, "target", y.shape)
