@@ -65,7 +65,7 @@ INSIDE = {
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],
     "diagnostics": ["probe", "flow", "spectrum", "gates", "differences", "pictures", "__init__"],
     "losses": ["inputs", "regression", "classification", "connectionist", "__init__"],
-    "training": ["history", "parts", "data", "evaluate", "checkpoints", "run", "fitting", "__init__"],
+    "training": ["history", "parts", "data", "devices", "evaluate", "checkpoints", "run", "fitting", "__init__"],
     "bench": [
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
