@@ -40,14 +40,14 @@ def assign(source: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
     """The kernel that brings an array of up to three axes, of any strides, into C order and to another dtype."""
     from numba import cuda, from_dtype
 
-    read, write, number = primitives.read(), primitives.write(), from_dtype(dtype)
+    read, number = primitives.read(), from_dtype(dtype)
 
     def kernel(a, b_size, c_size, a_stride, b_stride, c_stride, to):
         e = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if e < to.shape[0]:
             row = e // c_size
             at = row // b_size * a_stride + row % b_size * b_stride + e % c_size * c_stride
-            write(to, e, number(read(a, at)))
+            to[e] = number(read(a, at))
 
     return kernel
 
