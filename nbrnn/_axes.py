@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,24 @@ class Axes:
             return (steps, features)
         return (batch, steps, features) if self.batch_first else (steps, batch, features)
 
-    def turn(self, a: Array, batched: bool) -> Array:
+    def turn(self, a: Any, batched: bool) -> Any:
         """(T, B, ...) from the user's axes: a view."""
         if not batched:
             return a[:, None]
         return a.swapaxes(0, 1) if self.batch_first else a
 
-    def call(self, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
-        """The arguments of a call, or an error that names the one that is wrong."""
-        x = _check.array(x, "x", self.dtype)
+    def sequences(self, x: Any) -> tuple[Any, bool]:
+        """x as (T, B, I), a view, and whether it had a B; of the shape that it must have, or a ValueError."""
         batched = x.ndim != 2
         if x.ndim not in (2, 3) or x.shape[-1] != self.I:
             axes = "B, T" if self.batch_first else "T, B"
-            raise ValueError(f"x must have shape ({axes}, {self.I}), or (T, {self.I}) unbatched, got {x.shape}")
-        x = self.turn(x, batched)
-        steps, size = x.shape[:2]
+            raise ValueError(f"x must have shape ({axes}, {self.I}), or (T, {self.I}) unbatched, got {tuple(x.shape)}")
+        return self.turn(x, batched), batched
+
+    def limits(
+        self, lengths: Any, resets: Any, steps: int, size: int, batched: bool
+    ) -> tuple[Array | None, Array | None]:
+        """lengths (B,) and resets (T, B) of the host's, from what the user gave."""
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths must be None where x is unbatched: cut x to the length instead")
@@ -71,10 +75,38 @@ class Axes:
         if resets is not None:
             wanted = (steps,) if not batched else (size, steps) if self.batch_first else (steps, size)
             resets = self.turn(_check.mask(resets, "resets", wanted), batched)
+        return lengths, resets
+
+    def call(self, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
+        """The arguments of a call, or an error that names the one that is wrong."""
+        x, batched = self.sequences(_check.array(x, "x", self.dtype))
+        steps, size = x.shape[:2]
+        lengths, resets = self.limits(lengths, resets, steps, size, batched)
         states = 2 * self.L * self.D * size * (self.K + self.E * self.H)  # those before and after
         require(lambda: f"a batch of {size:,} sequences", self.dtype, states=states)
         h, c = self.states(state, "state", size, batched)
         return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
+
+    def entries(self, state: Any, name: str, arrays: str, is_array: Callable[[Any], bool]) -> list[tuple[str, Any]]:
+        """What a state that isn't None consists of, h or h and c: how it is called in errors, and what was given.
+
+        ``arrays`` says what it must consist of, ``is_array`` whether something may be that.
+        """
+        several = isinstance(state, tuple | list)
+        if not several and not is_array(state):
+            wanted = f"a pair (h, c) of {arrays}s" if self.E else f"a {arrays}"
+            raise TypeError(f"{name} must be {wanted}, got {type(state).__name__}")
+        if several != bool(self.E) or (several and len(state) != 2):
+            got = f"a {type(state).__name__} of {len(state)}" if several else f"an array of shape {np.shape(state)}"
+            raise ValueError(f"{name} must be {'a pair (h, c)' if self.E else 'one array, h'}; got {got}")
+        if not several:
+            return [(name, state)]
+        return [(f"{name}[{n}] ({letter})", part) for n, (letter, part) in enumerate(zip("hc", state, strict=True))]
+
+    def state_shapes(self, batch: int, batched: bool) -> list[tuple[int, ...]]:
+        """Of h and c, as the user sees them."""
+        middle = (batch,) if batched else ()
+        return [(self.L * self.D, *middle, n) for n in (self.K, self.E * self.H)]
 
     def states(self, state: Any, name: str, batch: int, batched: bool, missing: bool = False) -> tuple[Array, Array]:
         """(h, c) of our own, (L*D, B, K) and (L*D, B, E*H), from what the user gave; None stands for zeros.
@@ -85,20 +117,12 @@ class Axes:
         c = np.zeros((self.L * self.D, batch, self.E * self.H), self.dtype)
         if state is None:
             return h, c
-        if not isinstance(state, np.ndarray | tuple | list):
-            wanted = "a pair (h, c) of NumPy arrays" if self.E else "a NumPy array"
-            raise TypeError(f"{name} must be {wanted}, got {type(state).__name__}")
-        several = isinstance(state, tuple | list)
-        if several != bool(self.E) or (several and len(state) != 2):
-            got = f"a {type(state).__name__} of {len(state)}" if several else f"an array of shape {np.shape(state)}"
-            raise ValueError(f"{name} must be {'a pair (h, c)' if self.E else 'one array, h'}; got {got}")
-        parts = state if self.E else (state,)
-        for n, (part, to, letter) in enumerate(zip(parts, (h, c), "hc", strict=False)):
+        entries = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray))
+        for (label, part), to, shape in zip(entries, (h, c), self.state_shapes(batch, batched), strict=False):
             if part is None and missing:
                 continue
-            label = f"{name}[{n}] ({letter})" if self.E else name
             array = _check.array(part, label, self.dtype)
-            _check.shape(array, label, to.shape if batched else (to.shape[0], to.shape[2]))
+            _check.shape(array, label, shape)
             to[...] = array if batched else array[:, None]
         return h, c
 

@@ -247,7 +247,7 @@ class Parameters(MutableMapping[str, Array]):
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: {shape}" for name, shape in self.shapes.items()) + "}"
 
-    def views_of(self, vector: Array) -> dict[str, Array]:
+    def views_of(self, vector: Any) -> dict[str, Any]:
         """A vector of as many numbers, seen by the same names and shapes."""
         return {name: vector[at].reshape(self.shapes[name]) for name, at in self._at.items()}
 

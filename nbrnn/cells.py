@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check, layers
+from ._passes import RecurrentTape
 from .module import Gradients, Parametric, Seed, Tape
-from .recurrent import Recurrent, RecurrentTape
+from .recurrent import Recurrent
 
 Array = NDArray[Any]
 

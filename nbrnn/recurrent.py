@@ -14,11 +14,14 @@ from ._axes import Axes
 from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
+from ._cuda.exchange import kind_of
 from ._engine.chain import Drop, Pass, RecurrentDrop
 from ._engine.rooms import Rooms
-from ._engine.stack import Record, Stack
+from ._engine.stack import Stack
 from ._memory import require
 from ._params import Parameters
+from ._passes import RecurrentTape, checkpoint_every
+from ._recurrent_device import OnDevice, is_there
 from .module import Gradients, Module, Seed, Tape
 from .stream import Stream
 
@@ -84,6 +87,7 @@ class Recurrent(Module):
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
             self.params[name] = self._draw(name, shape)
         self._packed: tuple[Any, Stack] | None = None
+        self._device: OnDevice | None = None
         self._rooms = Rooms()
         self._fix()
 
@@ -139,17 +143,33 @@ class Recurrent(Module):
             self._packed = (key, Stack(self.cell, self._by_unit(views), self._axes.D, self._rooms))
         return self._packed[1]
 
+    def _there(self) -> OnDevice:
+        """The network on the device that the parameters are on."""
+        if self._device is None or self._device.machine is not self._parameters.machine:
+            places = self._parameters.views_of(np.arange(self._parameters.size))
+            self._device = OnDevice(self._axes, self.cell, self._parameters, self._by_unit(places))
+        return self._device
+
     # What users call
 
     def __call__(
-        self, x: Array, state: State = None, lengths: Any = None, resets: Any = None, out: Array | None = None
+        self,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
+        out: Array | None = None,
+        *,
+        stream: Any = None,
     ) -> tuple[Array, Any]:
         """Run the layer for inference: nothing is dropped, nothing is kept.
 
         Parameters
         ----------
         x : ndarray, shape (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) unbatched
-            Of the layer's dtype; any strides, read-only or not.  T = 0 and B = 0 are valid.
+            Of the layer's dtype; any strides, read-only or not.  T = 0 and B = 0 are valid.  After ``to("cuda")``, it
+            and all arrays but ``lengths`` and ``resets`` are on the GPU, the last axis contiguous; results are then of
+            its kind.
         state : ndarray, or pair of ndarrays for the LSTM, optional
             h of shape (L*D, B, K), c of shape (L*D, B, H), layer-major, then direction; without B for unbatched x.
             None stands for zeros.
@@ -163,6 +183,8 @@ class Recurrent(Module):
             discards the initial state of the forward direction.
         out : ndarray, optional
             Where y is written: of y's shape and dtype, not overlapping x or state.
+        stream : CUDA stream, optional
+            For a layer on the GPU, where to run; None: the stream in use by the library that x is of.
 
         Returns
         -------
@@ -191,6 +213,8 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
+        if is_there(self._parameters, "x", kind_of(x), stream):
+            return self._there().infer(x, state, lengths, resets, out, stream)
         call = self._axes.call(x, state, lengths, resets)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         stack, made = self._stack(), math.prod(shape) if out is None else 0
@@ -212,6 +236,8 @@ class Recurrent(Module):
         resets: Any = None,
         rng: Seed = None,
         checkpoint: int | str | None = None,
+        *,
+        stream: Any = None,
     ) -> tuple[Array, Any, Tape]:
         """Run the layer for training: applies the dropout that is set, and keeps what ``backward`` needs.
 
@@ -225,6 +251,8 @@ class Recurrent(Module):
             Keep only the states every so many steps, and compute the rest again in ``backward``: less memory, for the
             time of one more run forward.  "sqrt" stands for the ceiling of the square root of T.  What layers hand to
             each other is computed again as well in a unidirectional stack, and kept in a bidirectional one.
+        stream : CUDA stream, optional
+            As in a call.
 
         Returns
         -------
@@ -250,8 +278,10 @@ class Recurrent(Module):
         >>> grads.x.shape, grads.params["weight_ih_l0"].shape, grads.flat.shape
         ((7, 2, 3), (20, 3), (200,))
         """
+        if is_there(self._parameters, "x", kind_of(x), stream):
+            return self._there().record(self, x, state, lengths, resets, rng, checkpoint, stream)
         call = self._axes.call(x, state, lengths, resets)
-        checkpoint = self._checkpoint(checkpoint, call.batch.steps)
+        checkpoint = checkpoint_every(checkpoint, call.batch.steps)
         stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
@@ -273,16 +303,9 @@ class Recurrent(Module):
             RecurrentDrop(self.recurrent_dropout, key) if recurrent else None,
         )
 
-    @staticmethod
-    def _checkpoint(checkpoint: Any, steps: int) -> int | None:
-        if checkpoint is None:
-            return None
-        if isinstance(checkpoint, str):
-            _check.choice(checkpoint, "checkpoint", ("sqrt",))
-            return max(1, math.isqrt(max(0, steps - 1)) + 1)
-        return _check.size(checkpoint, "checkpoint")
-
-    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
+    def backward(
+        self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False, *, stream: Any = None
+    ) -> Gradients:
         """Backpropagation through time, exact.
 
         Parameters
@@ -295,6 +318,8 @@ class Recurrent(Module):
             Gradient for the final state; None, for all or for one of the pair (h, c), stands for zero.
         retain : bool
             Leave the tape usable for another ``backward`` (costs a copy of what it keeps).
+        stream : CUDA stream, optional
+            As in a call.
 
         Returns
         -------
@@ -313,6 +338,8 @@ class Recurrent(Module):
         retain = _check.flag(retain, "retain")
         with tape._lock:
             tape._check(self)
+            if is_there(self._parameters, "tape", tape.kind, stream):
+                return self._there().backward(self, tape, dy, dstate, retain, stream)
             record = tape.record
             if dy is not None:
                 dy = _check.array(dy, "dy", self.dtype)
@@ -334,7 +361,9 @@ class Recurrent(Module):
                     tape._consume()  # even if interrupted: what it kept has been worked on in place
             return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
 
-    def _check_dstate(self, tape: Any, dstate: Any) -> tuple[Array, Array]:
+    def _check_dstate(self, tape: Any, dstate: Any) -> Any:
+        if self._parameters.machine is not None:
+            return self._there().states(dstate, "dstate", tape.record.way.batch.size, tape.batched, missing=True)
         return self._axes.states(dstate, "dstate", tape.record.way.batch.size, tape.batched, missing=True)
 
     def stream(self, batch_size: int | None = None) -> Stream:
@@ -353,7 +382,7 @@ class Recurrent(Module):
         Raises
         ------
         ValueError
-            The layer is bidirectional: its output at a step depends on all later ones.
+            The layer is bidirectional: its output at a step depends on all later ones.  Or it is on a GPU.
 
         Examples
         --------
@@ -367,6 +396,10 @@ class Recurrent(Module):
         """
         if self.bidirectional:
             raise ValueError("stream needs a layer of one direction, this one is bidirectional")
+        if self._parameters.machine is not None:
+            raise ValueError(
+                "stream needs a layer on the CPU, this one is on the GPU: call it for one step, with a state"
+            )
         size = None if batch_size is None else _check.size(batch_size, "batch_size", 0)
         return Stream(self._stack(), self._axes, size)
 
@@ -381,31 +414,13 @@ class Recurrent(Module):
         Raises
         ------
         ValueError
-            The layer is bidirectional: its output at a step depends on all later ones.
+            The layer is bidirectional: its output at a step depends on all later ones.  Or it is on a GPU.
         """
         if self.bidirectional:
             raise ValueError("jit needs a layer of one direction, this one is bidirectional")
+        if self._parameters.machine is not None:
+            raise ValueError("jit needs a layer on the CPU, this one is on the GPU: layer.to('cpu')")
         return join_forward([unit.net for unit in self._stack().units])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_packed": None, "_rooms": Rooms()}
-
-
-class RecurrentTape(Tape):
-    """What ``forward`` of a recurrent layer leaves for ``backward``."""
-
-    def __init__(
-        self,
-        layer: Recurrent,
-        stack: Stack,
-        record: Record,
-        batched: bool,
-        x_shape: tuple[int, ...],
-        y_shape: tuple[int, ...],
-    ) -> None:
-        super().__init__(layer)
-        self.stack, self.record, self.batched = stack, record, batched
-        self.x_shape, self.y_shape = x_shape, y_shape
-
-    def _release(self) -> None:
-        del self.stack, self.record
+        return super().__getstate__() | {"_packed": None, "_device": None, "_rooms": Rooms()}

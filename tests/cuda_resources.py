@@ -33,6 +33,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
         *(kernels.product_kernel(kind, *w) for w in ways),
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
+        kernels.drop_kernel(kind),
     ]
 
 

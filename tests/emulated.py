@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-from nbrnn._cuda.direction import Direction, Sequences
+from nbrnn._cuda.direction import Direction, Sequences, State
+from nbrnn._cuda.placed import Placed
 from nbrnn._cuda.schedule import Schedule
 from tests.ptx import Input, Output, launch, parse
 from tests.ptx import compile as nvvm
@@ -38,7 +39,7 @@ class Emulated:
 
     def __init__(self, cc=(9, 0), schedule=None, processors=4):
         self.cc, self.schedule, self.processors, self.runs, self.launches = cc, schedule, processors, [], []
-        self.owners, self.streams, self.ordinal, self.stream = [], [], 0, 0
+        self.streams, self.waits, self.ordinal, self.stream = [], [], 0, 0
 
     def empty(self, size, dtype):
         return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 111, dtype)
@@ -61,17 +62,26 @@ class Emulated:
         return array.__array_interface__["data"][0]
 
     def view(self, address, size, dtype, owner):
-        made = np.frombuffer((ctypes.c_byte * (size * dtype.itemsize)).from_address(address), dtype)
-        made.flags.writeable = True
-        self.owners.append(owner)
-        return made
+        if size == 0:
+            return np.empty(0, dtype)
+        room = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
+        room.owner = owner  # lives as long as any view of it
+        return np.frombuffer(room, dtype)
 
     def resident(self, kernel):
         return self.processors
 
+    @contextlib.contextmanager
     def on(self, stream):
         self.streams.append(stream)
-        return contextlib.nullcontext()
+        before, self.stream = self.stream, self.stream if stream is None else stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def wait_for(self, stream):
+        self.waits.append((self.stream, stream))
 
     def launch(self, kernel, grid, arguments):
         assert not kernel.cooperative or np.prod(grid) <= self.resident(kernel)
@@ -127,23 +137,29 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=N
     for d in range(D):
         suffix = "_l0" + ("_reverse" if d else "")
         weights = {n.removesuffix(suffix): a for n, a in case.layer.params.items() if n.endswith(suffix)}
-        direction = Direction(machine, cell, weights, rows, chunk, family)
-        schedule = Schedule.of(T, B, case.lengths, case.resets, bool(d))
-        state = machine.put(case.h[d]), machine.put(case.c[d] if extras else np.zeros(0, case.dtype))
-        own_y = Sequences(y.reshape(-1)[d * K :], y_time, y_batch)
-        after_h, after_c, tape = direction.forward(
-            schedule, Sequences(x.reshape(-1), x_time, x_batch), own_y, *state, keep
-        )
-        h.append(after_h.reshape(B, K))
-        c.append(after_c.reshape(B, extras * H))
+        shapes = {n: a.shape for n, a in weights.items()}
+        direction = Direction(machine, cell, shapes, np.dtype(case.dtype), rows, chunk, family)
+        packed = {n: machine.put(a) for n, a in direction.pack({n: np.asarray(a) for n, a in weights.items()}).items()}
+        schedule = Placed(machine, Schedule.of(T, B, case.lengths, case.resets, bool(d)))
+
+        def state(h, c):
+            return State(machine.put(h), machine.put(c if extras else np.zeros(0, case.dtype)))
+
+        def fresh():
+            return State(*(machine.empty(B * n, np.dtype(case.dtype)) for n in (K, extras * H)))
+
+        own_y, after = Sequences(y.reshape(-1)[d * K :], y_time, y_batch), fresh()
+        own_x, before_state = Sequences(x.reshape(-1), x_time, x_batch), state(case.h[d], case.c[d])
+        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep)
+        h.append(after.h.reshape(B, K))
+        c.append(after.c.reshape(B, extras * H))
         if not keep:
             continue
-        own_dy = Sequences(dy.reshape(-1)[d * K :], dy_time, dy_batch)
-        dstate = machine.put(case.dh[d]), machine.put(case.dc[d] if extras else np.zeros(0, case.dtype))
-        before_h, before_c, found = direction.backward(
-            tape, own_dy, *dstate, Sequences(dx.reshape(-1), dx_time, dx_batch), d > 0
-        )
-        dh.append(before_h.reshape(B, K))
-        dc.append(before_c.reshape(B, extras * H))
-        gradients |= {n + suffix: a for n, a in found.items() if n + suffix in case.layer.params}
+        own_dy, before = Sequences(dy.reshape(-1)[d * K :], dy_time, dy_batch), fresh()
+        found = {n: machine.empty(a.size, a.dtype) for n, a in weights.items()}
+        own_dx = Sequences(dx.reshape(-1), dx_time, dx_batch)
+        direction.backward(tape, own_dy, state(case.dh[d], case.dc[d]), own_dx, before, found, d > 0)
+        dh.append(before.h.reshape(B, K))
+        dc.append(before.c.reshape(B, extras * H))
+        gradients |= {n + suffix: a for n, a in found.items()}
     return y[:, :, : D * K], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients

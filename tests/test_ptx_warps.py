@@ -178,6 +178,11 @@ def test_dynamic_shared_memory():
     out = np.zeros(64, "u4")
     launch(kernel(AT + body, 1, declare), 2, 32, [out], dynamic_shared=128)
     assert out.tolist() == list(range(64))
+    size = np.zeros(64, "u4")
+    launch(
+        kernel(AT + "mov.u32 %r1, %dynamic_smem_size; st.global.u32 [%d2], %r1;", 1), 2, 32, [size], dynamic_shared=124
+    )
+    assert size.tolist() == [124] * 64
     with pytest.raises(Fault, match="128 bytes|has 124"):
         launch(kernel(AT + body, 1, declare), 2, 32, [out], dynamic_shared=124)
 

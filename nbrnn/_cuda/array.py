@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from . import dlpack
 from .machine import Flat, Machine
 
 
@@ -179,6 +180,40 @@ class DeviceArray:
             "strides": None if self.contiguous else tuple(s * itemsize for s in self.strides),
             "stream": self.machine.stream or 1,  # 0 is forbidden; 1 is the same stream
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(2, the device's number): 2 stands for CUDA."""
+        return dlpack.CUDA, self.machine.ordinal
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule by which other libraries see it without a copy: the array API standard's ``__dlpack__``."""
+        if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
+            raise BufferError(f"dl_device must be {self.__dlpack_device__()}, where the array is, got {dl_device}")
+        if stream == 0:
+            raise ValueError("stream must not be 0, which could be two: 1 is the default one")
+        machine, array = self.machine, self.copy() if copy else self
+        theirs, ours = 1 if stream is None else stream, machine.stream or 1
+        if theirs not in (-1, ours):  # -1: the consumer sees to it
+            with machine.on(theirs):
+                machine.wait_for(ours)
+        return dlpack.give(
+            machine.address(array.flat) if array.size else 0,
+            array.shape,
+            tuple(s * array.dtype.itemsize for s in array.strides),
+            array.dtype,
+            array.readonly,
+            array,
+            machine.ordinal,
+            max_version is not None and max_version[0] >= 1,
+            bool(copy),
+        )
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("an array on the GPU isn't copied to the host by itself: call its numpy()")

@@ -14,20 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .families import Run, Sequences, choose
-from .machine import Machine
+from .families import Packed, Run, Sequences, State, Weights, choose
+from .machine import Flat, Machine
+from .placed import Placed
 from .plan import MOST_ROWS, by_gate
 from .products import Matrix, Products
-from .schedule import Schedule
 
-__all__ = ["Direction", "Sequences", "Tape"]
-
-Weights = Mapping[str, NDArray[Any]]
+__all__ = ["Direction", "Sequences", "State", "Tape"]
 
 
 @dataclass
 class Tape:
-    """What ``Direction.forward`` leaves for the way back: references to x, y and h, and what it has saved."""
+    """What ``Direction.forward`` leaves for the way back: references to x, y and the state, and what it has saved."""
 
     run: Run
     x: Sequences
@@ -41,9 +39,10 @@ class Direction:
     ----------
     machine : Machine
     cell : type of Cell
-    weights : mapping of arrays
-        torch's weight_ih (G*H, I), weight_hh (G*H, K), and where there are any bias_ih, bias_hh (G*H,), weight_hr
+    shapes : mapping of tuples
+        Of torch's weight_ih (G*H, I), weight_hh (G*H, K), and where there are any bias_ih, bias_hh (G*H,), weight_hr
         (K, H).
+    dtype : dtype
     rows : {1, 2, 4}
         Most sequences in a tile.
     chunk : int
@@ -62,97 +61,97 @@ class Direction:
         self,
         machine: Machine,
         cell: type[Cell],
-        weights: Weights,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
         rows: int = MOST_ROWS,
         chunk: int = 256,
         family: str | None = None,
     ) -> None:
-        w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-        self.machine, self.cell, self.dtype = machine, cell, w_ih.dtype
-        self.G, self.E = len(cell.gates), cell.extras()
-        self.I, self.H, self.K = w_ih.shape[1], len(w_hh) // self.G, w_hh.shape[1]
-        self.products = Products(machine, self.dtype, chunk)
-        self.w_ih = machine.put(by_gate(cell, w_ih, cell.of_input()))
-        bias, hidden_bias = self._biases(weights)
-        self.bias = machine.put(bias)
-        w_hr = weights["weight_hr"] if cell.projected else None
-        self.family = choose(self.products, cell, w_hh, machine.put(hidden_bias), w_hr, rows, family)
-        at = {gate: g * self.H for g, gate in enumerate(cell.gates)}
-        units = np.arange(self.H)
-        #: Row of torch's matrices for each of ours.
-        self._rows_ih = np.concatenate([at[g] + units for g in cell.of_input()])
-        self._rows_hh = np.concatenate([at[g] + units for g in cell.of_hidden()])
+        self.machine, self.cell, self.dtype = machine, cell, dtype
+        self.G, self.E, self.has_bias = len(cell.gates), cell.extras(), "bias_ih" in shapes
+        (width, self.I), (_, self.K) = shapes["weight_ih"], shapes["weight_hh"]
+        self.H = width // self.G
+        self.products = Products(machine, dtype, chunk)
+        self.family = choose(self.products, cell, self.H, self.K, rows, family)
+        self._no_bias = machine.put(np.zeros(max(1, len(cell.split)) * self.H, dtype))
+        self._into = {name: machine.put(at) for name, at in self._rows().items()}
 
-    def _biases(self, weights: Weights) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Those that join the inputs' sums (G, H), and those of the hidden halves of split gates."""
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        """Where each row of the gradients, gates in our order, begins in torch's arrays."""
+        at = np.arange(self.G * self.H, dtype=np.int64).reshape(self.G, self.H)
+        ih, hh = (
+            np.concatenate([at[self.cell.gates.index(g)] for g in wanted])
+            for wanted in (self.cell.of_input(), self.cell.of_hidden())
+        )
+        rows = {"weight_ih": ih * self.I, "weight_hh": hh * self.K, "bias_ih": ih, "bias_hh": hh}
+        return rows | {"weight_hr": np.arange(self.K) * self.H}
+
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        """Weights as kernels read them: numbers of torch's in other places, zeros, and sums of the two biases."""
         cell = self.cell
-        bias = np.zeros((self.G, self.H), self.dtype)
-        apart = np.zeros((max(1, len(cell.split)), self.H), self.dtype)
-        if "bias_ih" in weights:
+        packed = {"w_ih": by_gate(cell, weights["weight_ih"], cell.of_input()), **self.family.pack(weights)}
+        if self.has_bias:
             b_ih = by_gate(cell, weights["bias_ih"], cell.of_input())
             b_hh = by_gate(cell, weights["bias_hh"], cell.of_hidden())
             together = self.G - len(cell.split)
-            bias += b_ih
-            bias[self.G - together :] += b_hh[:together]
-            apart[: len(cell.split)] = b_hh[together:]
-        return bias, apart
+            # Those of the hidden halves of split gates stay apart.
+            b_ih[self.G - together :] += b_hh[:together]
+            packed |= {"bias": b_ih, "hidden_bias": b_hh[together:] if cell.split else 0 * b_hh[:1]}
+        return packed
 
     def forward(
-        self, schedule: Schedule, x: Sequences, y: Sequences, h: Any, c: Any, keep: bool
-    ) -> tuple[Any, Any, Tape]:
-        """Run all steps of x into y.
+        self, weights: Packed, schedule: Placed, x: Sequences, y: Sequences, state: State, after: State, keep: bool
+    ) -> Tape:
+        """Run all steps of x into y, and write the state after.
 
-        h (B, K) and c (B, E * H) are the state before.  Returns the state after, and the tape: x, y and h must not
-        change before ``backward``.
+        ``weights`` are arrays of the machine as ``pack`` makes them.  x, y and ``state`` must not change before
+        ``backward``.
         """
-        machine, rows, width = self.machine, schedule.rows, self.G * self.H
-        starts, lengths, order, cuts = (
-            machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts)
-        )
-        before = machine.put(schedule.offsets_before(y.time, y.batch))
-        run = Run(schedule, (starts, lengths, order, cuts), before, y, h)
-        gx = machine.empty(rows * width, self.dtype)
-        offsets = machine.put(schedule.offsets(x.time, x.batch))
+        rows, width = schedule.rows, self.G * self.H
+        run = Run(weights if self.has_bias else {**weights, "hidden_bias": self._no_bias}, schedule, y, state)
+        gx = self.machine.empty(rows * width, self.dtype)
         self.products.multiply(
-            Matrix(x.data, 0, offsets), Matrix(self.w_ih, self.I), Matrix(gx, width), (rows, width, self.I),
-            trans_b=True, bias=self.bias,
+            Matrix(x.data, 0, schedule.offsets(x)), Matrix(weights["w_ih"], self.I), Matrix(gx, width),
+            (rows, width, self.I), trans_b=True, bias=weights.get("bias"),
         )  # fmt: skip
-        saved = machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
-        h_after, c_after = self.family.forward(run, gx, c, saved, keep)
-        return h_after, c_after, Tape(run, x, saved)
+        saved = self.machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
+        self.family.forward(run, gx, saved, after, keep)
+        return Tape(run, x, saved)
 
     def backward(
-        self, tape: Tape, dy: Sequences | None, dh: Any, dc: Any, dx: Sequences, add: bool = False
-    ) -> tuple[Any, Any, dict[str, Any]]:
+        self,
+        tape: Tape,
+        dy: Sequences | None,
+        dstate: State,
+        dx: Sequences,
+        before: State,
+        gradients: Mapping[str, Flat],
+        add_x: bool = False,
+        add: bool = False,
+    ) -> None:
         """Take ``forward`` back, using the tape up.
 
-        dx is written (or added to) where sequences run.  Returns the gradients for the state before, and those of the
-        weights, named and shaped as torch's.
+        dx is written (or added to, if ``add_x``) where sequences run; ``before`` is written: gradients for the state
+        before; and so are those of the weights, in arrays of torch's shapes, which are added to if ``add``.
         """
-        machine, run, cell, products, H, K = self.machine, tape.run, self.cell, self.products, self.H, self.K
+        run, cell, products, H, K = tape.run, self.cell, self.products, self.H, self.K
         schedule, saved = run.schedule, tape.saved
         rows, width, row = schedule.rows, self.G * H, cell.slots() * H
-        dh_before, dc_before = self.family.backward(run, dy, dh, dc, saved)
+        self.family.backward(run, dy, dstate, saved, before)
 
-        to_x = machine.put(schedule.offsets(dx.time, dx.batch))
+        dsums, of_hidden = Matrix(saved, row), Matrix(saved[(cell.sums() - self.G) * H :], row)
+        into = {name: Matrix(array, 0, self._into[name]) for name, array in gradients.items()}
         products.multiply(
-            Matrix(saved, row), Matrix(self.w_ih, self.I), Matrix(dx.data, 0, to_x), (rows, self.I, width), add=add
-        )
-        of_x = machine.put(schedule.offsets(tape.x.time, tape.x.batch))
-        of_hidden = Matrix(saved[(cell.sums() - self.G) * H :], row)
-        gradients = {
-            "weight_ih": products.gradient(
-                Matrix(saved, row), Matrix(tape.x.data, 0, of_x), rows, self._rows_ih, self.I
-            ),
-            "weight_hh": products.gradient(
-                of_hidden, Matrix(run.y.data, 0, run.before), rows, self._rows_hh, K, second=(run.h, K)
-            ),
-        }
-        orders = self._rows_ih, self._rows_hh
-        gradients["bias_ih"], gradients["bias_hh"] = products.sum_rows(
-            Matrix(saved, row), rows, orders, cell.sums() * H
-        )
+            dsums, Matrix(run.weights["w_ih"], self.I), Matrix(dx.data, 0, schedule.offsets(dx)), (rows, self.I, width),
+            add=add_x,
+        )  # fmt: skip
+        x, h = Matrix(tape.x.data, 0, schedule.offsets(tape.x)), Matrix(run.y.data, 0, schedule.offsets_before(run.y))
+        products.gradient(dsums, x, rows, into["weight_ih"], (width, self.I), add=add)
+        products.gradient(of_hidden, h, rows, into["weight_hh"], (width, K), second=(run.state.h, K), add=add)
+        if self.has_bias:
+            sums = cell.sums() * H
+            wanted = [(0, width, into["bias_ih"]), (sums - width, sums, into["bias_hh"])]
+            products.sum_rows(dsums, rows, sums, wanted, add)
         if cell.projected:
             yielded, projected = (Matrix(saved[q * H :], row) for q in (cell.slot_projection(), cell.slot_projected()))
-            gradients["weight_hr"] = products.gradient(yielded, projected, rows, np.arange(K), H)
-        return dh_before, dc_before, gradients
+            products.gradient(yielded, projected, rows, into["weight_hr"], (K, H), add=add)

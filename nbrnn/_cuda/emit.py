@@ -28,6 +28,7 @@ def call(b: Any, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> i
 def assembly(b: Any, text: str, result: ir.Type, constraints: str, arguments: Sequence[ir.Value]) -> ir.Value:
     """An instruction of PTX that reads or writes memory, which stays where it is among all others that do."""
     kind = ir.FunctionType(result, [a.type for a in arguments])
+    # "~{memory}": what is read or written before (or after) stays there.
     return b.call(ir.InlineAsm(kind, text, f"{constraints},~{{memory}}", side_effect=True), arguments)
 
 

@@ -1,6 +1,7 @@
 """Families of kernels for the loop over time, each behind the same two calls.
 
 - ``Blocks``: one block of threads for each tile of sequences runs all steps; the weights stay in its registers.
+- ``Spread``: all multiprocessors run all steps together; the weights stay in their registers, spread over them.
 - ``Steps``: one product and one kernel for the formulas in each step.
 
 Sums are added in an order that depends on the family, the cell, the dtype and H.  So which family a layer gets may
@@ -9,7 +10,8 @@ depend on these and on the device, but never on the batch: a sequence has the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,10 +19,14 @@ from numpy.typing import NDArray
 
 from .._cells import Cell
 from . import kernels, stepwise
-from .machine import Machine
-from .plan import LARGEST, Plan, by_gate
+from .placed import Placed
+from .plan import LARGEST, MOST_ROWS, Plan, by_gate
 from .products import Matrix, Products
-from .schedule import Schedule
+from .spread import SpreadPlan
+
+Weights = Mapping[str, NDArray[Any]]
+#: Arrays of the machine by name.
+Packed = Mapping[str, Any]
 
 
 class Sequences(NamedTuple):
@@ -31,163 +37,219 @@ class Sequences(NamedTuple):
     batch: int
 
 
-@dataclass
+class State(NamedTuple):
+    """h (B, K) and c (B, E * H), flat; or gradients for them."""
+
+    h: Any
+    c: Any
+
+
+@dataclasses.dataclass
 class Run:
     """Sequences that are run: what is known of them before the loop, where the machine wants it.
 
     Attributes
     ----------
-    schedule : Schedule
-    arrays : tuple
-        Its starts, lengths, order and cuts.
-    before : array
-        Where h before the step of each row is: ``Schedule.offsets_before`` of y.
+    weights : mapping of arrays
+        As packed at that time.
+    schedule : Placed
     y : Sequences
-    h : array
-        (B, K): the state before.
+    state : State
+        Before.
     """
 
-    schedule: Schedule
-    arrays: tuple[Any, Any, Any, Any]
-    before: Any
+    weights: Packed
+    schedule: Placed
     y: Sequences
-    h: Any
+    state: State
 
 
 class Family(Protocol):
     """What runs the loop over time."""
 
-    def forward(self, run: Run, gx: Any, c: Any, saved: Any, keep: bool) -> tuple[Any, Any]:
-        """Write y, and saved if ``keep``; gives the state after."""
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        """Weights as its kernels read them: numbers of torch's in other places, and zeros."""
 
-    def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
-        """Turn saved into gradients of sums; gives those for the state before."""
+    def forward(self, run: Run, gx: Any, saved: Any, after: State, keep: bool) -> None:
+        """Write y and the state after, and saved if ``keep``."""
+
+    def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
+        """Turn saved into gradients of sums; write the gradients for the state before."""
 
 
 class Blocks:
     """One block for each tile of sequences: H up to ``plan.LARGEST``, no projection."""
 
-    def __init__(
-        self, products: Products, cell: type[Cell], w_hh: NDArray[Any], hidden_bias: Any, rows: int
-    ) -> None:
-        self.machine, self.none, self.hidden_bias = products.machine, products.none, hidden_bias
-        self.plan = plan = Plan(cell, products.dtype, w_hh.shape[1], rows)
-        self.w_forward = self.machine.put(plan.pack_forward(w_hh))
-        self.w_backward = self.machine.put(plan.pack_backward(w_hh))
+    def __init__(self, products: Products, cell: type[Cell], H: int, rows: int) -> None:
+        self.machine, self.none = products.machine, products.none
+        self.plan = Plan(cell, products.dtype, H, rows)
 
-    def forward(self, run: Run, gx: Any, c: Any, saved: Any, keep: bool) -> tuple[Any, Any]:
-        machine, schedule, y = self.machine, run.schedule, run.y
-        h_after, c_after = machine.empty(run.h.size, self.plan.dtype), machine.empty(c.size, self.plan.dtype)
-        if schedule.batch:
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        w_hh = weights["weight_hh"]
+        return {"w_forward": self.plan.pack_forward(w_hh), "w_backward": self.plan.pack_backward(w_hh)}
+
+    def forward(self, run: Run, gx: Any, saved: Any, after: State, keep: bool) -> None:
+        when, weights, y = run.schedule, run.weights, run.y
+        if when.batch:
             data = (
-                self.w_forward, gx, self.hidden_bias, *run.arrays, run.h, c, h_after, c_after, y.data, saved, *numbers
+                weights["w_forward"], gx, weights["hidden_bias"], when.starts, when.lengths, when.order, when.cuts,
+                *run.state, *after, y.data, saved, when.steps, when.batch, when.reverse, y.time, y.batch,
             )  # fmt: skip
-            machine.launch(kernels.forward_kernel(self.plan, keep), (self.plan.blocks(schedule.batch),), data)
-        return h_after, c_after
+            self.machine.launch(kernels.forward_kernel(self.plan, keep), (self.plan.blocks(when.batch),), data)
 
-    def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
-        machine, schedule = self.machine, run.schedule
-        dh_before, dc_before = machine.empty(dh.size, self.plan.dtype), machine.empty(dc.size, self.plan.dtype)
-        if schedule.batch:
+    def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
+        when = run.schedule
+        if when.batch:
             dy = dy or Sequences(self.none, 0, 0)
-            numbers = (schedule.steps, schedule.batch, schedule.reverse, dy.time, dy.batch)
-            data = (self.w_backward, dy.data, *run.arrays, dh, dc, dh_before, dc_before, saved, *numbers)
-            machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(schedule.batch),), data)
-        return dh_before, dc_before
+            data = (
+                run.weights["w_backward"], dy.data, when.starts, when.lengths, when.order, when.cuts,
+                *dstate, *before, saved, when.steps, when.batch, when.reverse, dy.time, dy.batch,
+            )  # fmt: skip
+            self.machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(when.batch),), data)
+
+
+class Spread:
+    """All multiprocessors together (``cooperative``): H up to ``spread.LARGEST_SPREAD``, no projection."""
+
+    def __init__(self, products: Products, plan: SpreadPlan) -> None:
+        self.machine, self.products, self.plan = products.machine, products, plan
+
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        w_hh = weights["weight_hh"]
+        return {"w_forward": self.plan.pack_forward(w_hh), "w_backward": self.plan.pack_backward(w_hh)}
+
+    def _plan(self, batch: int) -> SpreadPlan:
+        """With no more sequences in a tile than there are; that changes no bits."""
+        most = 1 if batch == 1 else 2 if batch == 2 else MOST_ROWS
+        return dataclasses.replace(self.plan, rows=min(most, self.plan.rows))
+
+    def _counter(self) -> Any:
+        counter = self.machine.empty(1, np.dtype(np.int64))
+        self.machine.zero(counter)
+        return counter
+
+    def forward(self, run: Run, gx: Any, saved: Any, after: State, keep: bool) -> None:
+        when, weights, y = run.schedule, run.weights, run.y
+        self.machine.copy(after.c, run.state.c)
+        if when.rows:
+            plan = self._plan(when.batch)
+            data = (
+                weights["w_forward"], gx, weights["hidden_bias"], when.starts, when.order, when.cuts, y.data,
+                when.offsets_before(y), when.offsets(y), run.state.h, after.c, saved, self._counter(), when.steps,
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_kernel(plan, keep), (plan.forward.blocks,), data)
+        _finish(self.products, run, self.plan.H, after.h)
+
+    def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
+        when, products = run.schedule, self.products
+        self.machine.copy(before.h, dstate.h)
+        self.machine.copy(before.c, dstate.c)
+        if when.rows:
+            plan = self._plan(when.batch)
+            given = products.none if dy is None else dy.data
+            from_dy = products.no_index if dy is None else when.offsets(dy)
+            data = (
+                run.weights["w_backward"], given, from_dy, when.starts, when.order, when.cuts, *before, saved,
+                self._counter(), when.steps,
+            )  # fmt: skip
+            self.machine.launch(kernels.cooperative_back_kernel(plan), (plan.backward.blocks,), data)
 
 
 class Steps:
     """A product and a kernel for the formulas in each step: any H, and projections."""
 
-    def __init__(
-        self, products: Products, cell: type[Cell], w_hh: NDArray[Any], hidden_bias: Any, w_hr: NDArray[Any] | None
-    ) -> None:
-        self.machine, self.products, self.cell, self.hidden_bias = products.machine, products, cell, hidden_bias
-        self.dtype, self.H, self.K = products.dtype, len(w_hh) // len(cell.gates), w_hh.shape[1]
-        self.width = len(w_hh)
-        self.w_hh = self.machine.put(by_gate(cell, w_hh, cell.of_hidden()))
-        self.w_hr = None if w_hr is None else self.machine.put(w_hr)
+    def __init__(self, products: Products, cell: type[Cell], H: int, K: int) -> None:
+        self.machine, self.products, self.cell, self.dtype = products.machine, products, cell, products.dtype
+        self.H, self.K, self.width = H, K, len(cell.gates) * H
+
+    def pack(self, weights: Weights) -> dict[str, NDArray[Any]]:
+        w_hh = by_gate(self.cell, weights["weight_hh"], self.cell.of_hidden())
+        return {"w_hh": w_hh} | ({"w_hr": weights["weight_hr"]} if self.cell.projected else {})
 
     def _launch(self, kernel: kernels.Kernel, numbers: int, *data: Any) -> None:
-        if numbers:
-            self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
+        self.machine.launch(kernel, (-(-numbers // stepwise.THREADS),), data)
 
     def _other(self, name: str) -> kernels.Kernel:
         return kernels.other_step_kernel(name, self.dtype)
 
-    def _copy(self, array: Any) -> Any:
-        made = self.machine.empty(array.size, self.dtype)
-        self.machine.copy(made, array)
-        return made
-
-    def forward(self, run: Run, gx: Any, c: Any, saved: Any, keep: bool) -> tuple[Any, Any]:
-        machine, schedule, products, H, K, y = self.machine, run.schedule, self.products, self.H, self.K, run.y
-        _, lengths, order, cuts = run.arrays
-        now = machine.put(schedule.offsets(y.time, y.batch))
-        sums = machine.empty(schedule.batch * self.width, self.dtype)
-        m = machine.empty(schedule.batch * H if self.cell.projected else 0, self.dtype)
-        c_after = self._copy(c)
+    def forward(self, run: Run, gx: Any, saved: Any, after: State, keep: bool) -> None:
+        machine, when, products, weights, H, K = self.machine, run.schedule, self.products, run.weights, self.H, self.K
+        y, h = run.y, run.state.h
+        before, now = when.offsets_before(y), when.offsets(y)
+        sums = machine.empty(when.batch * self.width, self.dtype)
+        m = machine.empty(when.batch * H if self.cell.projected else 0, self.dtype)
+        machine.copy(after.c, run.state.c)
         kernel = kernels.step_kernel(self.cell, self.dtype, keep)
-        for first, count in schedule.each():
-            fed = Matrix(y.data, 0, run.before, first)
+        for first, count in when.schedule.each():
+            fed = Matrix(y.data, 0, before, first)
             products.multiply(
-                fed, Matrix(self.w_hh, K), Matrix(sums, self.width), (count, self.width, K), trans_b=True,
-                second=(run.h, K),
+                fed, Matrix(weights["w_hh"], K), Matrix(sums, self.width), (count, self.width, K), trans_b=True,
+                second=(h, K),
             )  # fmt: skip
             own_y = products.none if self.cell.projected else y.data
             self._launch(
-                kernel, count * H, gx, self.hidden_bias, sums, own_y, run.before, now, run.h, cuts, order, c_after, m,
-                saved, H, first, count,
+                kernel, count * H, gx, weights["hidden_bias"], sums, own_y, before, now, h, when.cuts, when.order,
+                after.c, m, saved, H, first, count,
             )  # fmt: skip
             if self.cell.projected:
                 into = Matrix(y.data, 0, now, first)
-                products.multiply(Matrix(m, H), Matrix(self.w_hr, H), into, (count, K, H), trans_b=True)
-        h_after = machine.empty(run.h.size, self.dtype)
-        numbers = (K, schedule.steps, schedule.batch, schedule.reverse, y.time, y.batch)
-        self._launch(self._other("finish"), schedule.batch * K, y.data, run.h, lengths, order, h_after, *numbers)
-        return h_after, c_after
+                products.multiply(Matrix(m, H), Matrix(weights["w_hr"], H), into, (count, K, H), trans_b=True)
+        _finish(products, run, K, after.h)
 
-    def backward(self, run: Run, dy: Sequences | None, dh: Any, dc: Any, saved: Any) -> tuple[Any, Any]:
-        machine, schedule, products, cell, H, K = self.machine, run.schedule, self.products, self.cell, self.H, self.K
-        _, _, order, cuts = run.arrays
-        row = cell.slots() * H
+    def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
+        machine, when, products, cell, H, K = self.machine, run.schedule, self.products, self.cell, self.H, self.K
+        weights, row = run.weights, cell.slots() * H
         given = products.none if dy is None else dy.data
-        from_dy = products.no_index if dy is None else machine.put(schedule.offsets(dy.time, dy.batch))
-        to_before = machine.put(schedule.places_before(K))
-        dh, dc = self._copy(dh), self._copy(dc)
-        dm = machine.empty(schedule.batch * H if cell.projected else 0, self.dtype)
+        from_dy = products.no_index if dy is None else when.offsets(dy)
+        to_before = when.places_before(K)
+        dh, dc = before
+        machine.copy(dh, dstate.h)
+        machine.copy(dc, dstate.c)
+        dm = machine.empty(when.batch * H if cell.projected else 0, self.dtype)
         of_hidden = saved[(cell.sums() - len(cell.gates)) * H :]
         of_projection = saved[cell.slot_projection() * H :] if cell.projected else None
         kernel = kernels.step_back_kernel(cell, self.dtype)
-        for first, count in reversed(schedule.each()):
+        for first, count in reversed(when.schedule.each()):
             if cell.projected:
                 self._launch(
-                    self._other("take_gradients"), count * K, given, from_dy, order, dh, of_projection, row, K, first,
-                    count,
+                    self._other("take_gradients"), count * K, given, from_dy, when.order, dh, of_projection, row, K,
+                    first, count,
                 )  # fmt: skip
                 yielded = Matrix(of_projection, row, None, first)
-                products.multiply(yielded, Matrix(self.w_hr, H), Matrix(dm, H), (count, H, K))
-            self._launch(kernel, count * H, given, from_dy, dm, cuts, order, dh, dc, saved, H, first, count)
+                products.multiply(yielded, Matrix(weights["w_hr"], H), Matrix(dm, H), (count, H, K))
+            self._launch(kernel, count * H, given, from_dy, dm, when.cuts, when.order, dh, dc, saved, H, first, count)
             dsums = Matrix(of_hidden, row, None, first)
             products.multiply(
-                dsums, Matrix(self.w_hh, K), Matrix(dh, 0, to_before, first), (count, K, self.width), add=True
+                dsums, Matrix(weights["w_hh"], K), Matrix(dh, 0, to_before, first), (count, K, self.width), add=True
             )
-        return dh, dc
 
 
-def choose(
-    products: Products,
-    cell: type[Cell],
-    w_hh: NDArray[Any],
-    hidden_bias: Any,
-    w_hr: NDArray[Any] | None,
-    rows: int,
-    family: str | None = None,
-) -> Family:
-    """The family of a layer and direction; ``family`` may name one, "blocks" or "steps"."""
+def _finish(products: Products, run: Run, K: int, h_after: Any) -> None:
+    """Zeros where y is past a sequence's end, and the h after each one's last step."""
+    when, y = run.schedule, run.y
+    if when.batch:
+        numbers = (K, when.steps, when.batch, when.reverse, y.time, y.batch)
+        kernel = kernels.other_step_kernel("finish", products.dtype)
+        data = (y.data, run.state.h, when.lengths, when.order, h_after, *numbers)
+        products.machine.launch(kernel, (-(-when.batch * K // stepwise.THREADS),), data)
+
+
+def choose(products: Products, cell: type[Cell], H: int, K: int, rows: int, family: str | None = None) -> Family:
+    """The family of a layer and direction; ``family`` may name one: "blocks", "spread" or "steps".
+
+    By a count on paper; nobody has measured it.  One block holds the weights of H <= 128, and its steps cost a barrier
+    of its own: nothing is quicker.  Beyond, a step costs a barrier of all blocks (1 to 2 µs) where weights fit the
+    registers and shared memory of all multiprocessors, against two launches (5 to 8 µs) of which the product reads all
+    weights again.
+    """
+    machine = products.machine
+    plan = SpreadPlan.of(cell, products.dtype, H, machine.processors, machine.cc, rows)
     if family is None:
-        family = "blocks" if w_hh.shape[1] <= LARGEST and not cell.projected else "steps"
+        family = "blocks" if H <= LARGEST and not cell.projected else "steps" if plan is None else "spread"
     if family == "blocks":
-        return Blocks(products, cell, w_hh, hidden_bias, rows)
-    return Steps(products, cell, w_hh, hidden_bias, w_hr)
+        return Blocks(products, cell, H, rows)
+    if family == "spread":
+        if plan is None:
+            raise ValueError(f"a device of {machine.processors} multiprocessors can't hold the weights of H = {H}")
+        return Spread(products, plan)
+    return Steps(products, cell, H, K)

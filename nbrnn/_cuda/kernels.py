@@ -15,8 +15,10 @@ import numpy as np
 
 from .._cells import Cell
 from .._cells.trace import describe
-from . import backward, forward, product, stepwise
+from .._kernel import cached
+from . import backward, cooperative, forward, gather, philox, product, stepwise
 from .plan import Plan
+from .spread import SpreadPlan
 
 _SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
 _FORWARD = (
@@ -32,21 +34,33 @@ _PRODUCT = (
     "bias:in c:inout c_index:in:i8 c_stride:i8 c_first:i4 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
 )
 _SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
-_SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8"
+_SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8 add:b1"
 #: What runs one step; each launch writes its own rows of arrays that are there for all steps.
 _STEP = (
-    "gx:in hidden_bias:in sums:in y:inout before:in:i8 now:in:i8 h:in cuts:in:u1 order:in:i4 c:inout m:inout saved:inout "
-    "H:i4 first:i4 count:i4"
+    "gx:in hidden_bias:in sums:in y:inout before:in:i8 now:in:i8 h:in cuts:in:u1 order:in:i4 c:inout m:inout "
+    "saved:inout H:i4 first:i4 count:i4"
 )
-_STEP_BACK = (
-    "dy:in dy_index:in:i8 dm:in cuts:in:u1 order:in:i4 dh:inout dc:inout saved:inout H:i4 first:i4 count:i4"
+_STEP_BACK = "dy:in dy_index:in:i8 dm:in cuts:in:u1 order:in:i4 dh:inout dc:inout saved:inout H:i4 first:i4 count:i4"
+_COOPERATIVE = (
+    "weights:in gx:in hidden_bias:in starts:in:i4 order:in:i4 cuts:in:u1 y:inout before:in:i8 now:in:i8 h:in c:inout "
+    "saved:out counter:inout:i8 steps:i4"
+)
+_COOPERATIVE_BACK = (
+    "weights:in dy:in dy_index:in:i8 starts:in:i4 order:in:i4 cuts:in:u1 dh:inout dc:inout saved:inout "
+    "counter:inout:i8 steps:i4"
 )
 _OTHER_STEPS = {
     "take_gradients": "dy:in dy_index:in:i8 order:in:i4 dh:inout out:inout out_stride:i8 K:i4 first:i4 count:i4",
     "feed": "y:in before:in:i8 h:in masks:in places:in:i8 out:inout K:i4 first:i4 count:i4",
     "add_masked": "through:in masks:in cuts:in:u1 order:in:i4 dh:inout K:i4 first:i4 count:i4",
-    "finish": "y:inout h:in lengths:in:i4 order:in:i4 h_after:out K:i4 steps:i4 batch:i4 reverse:b1 y_time:i8 y_batch:i8",
+    "finish": "y:inout h:in lengths:in:i4 order:in:i4 h_after:out K:i4 steps:i4 batch:i4 reverse:b1 "
+    "y_time:i8 y_batch:i8",
 }
+_GATHER = "source:in first:in:i4 second:in:i4 begin:i4 count:i4 out:out"
+_DROP = (
+    "x:in y:inout key0:u8 key1:u8 threshold:u8 place:u8 t0:i8 "
+    "steps:i8 size:i8 directions:i8 n:i8 x_time:i8 x_batch:i8 y_time:i8 y_batch:i8"
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,23 @@ def backward_kernel(plan: Plan) -> Kernel:
     return Kernel(_key("backward", plan), made, _arguments(_BACKWARD, plan.dtype), plan.backward.threads)
 
 
-def _key(name: str, plan: Plan, *more: str) -> tuple[str, ...]:
+@functools.cache
+def cooperative_kernel(plan: SpreadPlan, keep: bool) -> Kernel:
+    """See ``cooperative.forward``."""
+    made, split = functools.partial(cooperative.forward, plan, keep), plan.forward
+    key = _key("cooperative", plan, str(plan.warps), str(keep))
+    return Kernel(key, made, _arguments(_COOPERATIVE, plan.dtype), split.threads, True, split.shared)
+
+
+@functools.cache
+def cooperative_back_kernel(plan: SpreadPlan) -> Kernel:
+    """See ``cooperative.backward``."""
+    made, split = functools.partial(cooperative.backward, plan), plan.backward
+    key = _key("cooperative_back", plan, str(plan.warps))
+    return Kernel(key, made, _arguments(_COOPERATIVE_BACK, plan.dtype), split.threads, True, split.shared)
+
+
+def _key(name: str, plan: Plan | SpreadPlan, *more: str) -> tuple[str, ...]:
     return (name, describe(plan.cell), plan.dtype.name, str(plan.H), str(plan.rows), *more)
 
 
@@ -147,7 +177,7 @@ def sum_parts_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel(("sum_parts", dtype.name), made, _arguments(_SUM_PARTS, dtype), product.SUMMING)
 
 
-@functools.cache
+@cached
 def step_kernel(cell: type[Cell], dtype: np.dtype[Any], keep: bool) -> Kernel:
     """See ``stepwise.step``."""
     made = functools.partial(stepwise.step, cell, dtype, keep)
@@ -155,7 +185,7 @@ def step_kernel(cell: type[Cell], dtype: np.dtype[Any], keep: bool) -> Kernel:
     return Kernel(key, made, _arguments(_STEP, dtype), stepwise.THREADS)
 
 
-@functools.cache
+@cached
 def step_back_kernel(cell: type[Cell], dtype: np.dtype[Any]) -> Kernel:
     """See ``stepwise.step_back``."""
     made = functools.partial(stepwise.step_back, cell, dtype)
@@ -168,3 +198,17 @@ def other_step_kernel(name: str, dtype: np.dtype[Any]) -> Kernel:
     """One of ``stepwise`` that knows no cell."""
     made = functools.partial(getattr(stepwise, name), dtype)
     return Kernel((name, dtype.name), made, _arguments(_OTHER_STEPS[name], dtype), stepwise.THREADS)
+
+
+@cached
+def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``philox.drop``."""
+    made = functools.partial(philox.drop, dtype)
+    return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
+
+
+@cached
+def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``gather.gather``."""
+    made = functools.partial(gather.gather, dtype)
+    return Kernel(("gather", dtype.name), made, _arguments(_GATHER, dtype), gather.THREADS)

@@ -61,3 +61,6 @@ class Machine(Protocol):
 
     def on(self, stream: Any) -> contextlib.AbstractContextManager[None]:
         """Within the block, use a stream: its handle, or None for the one in use."""
+
+    def wait_for(self, stream: int) -> None:
+        """Let the stream in use wait for all that another has been given so far; 1 is the default one, too."""

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from .._cells import Cell
-from .emit import I32, Pointer, Scalar, sum_over_lanes
+from .emit import I32, Pointer, Scalar, assembly, sum_over_lanes
 from .plan import Split
 from .schedule import SECOND, ZEROS
 
@@ -45,6 +45,8 @@ def primitive(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]
     def leaves(context: Any, b: Any, kind: Any, value: Any) -> Any:
         if value is None:
             return context.get_dummy_value()
+        if isinstance(value, ir.Value):
+            return value
         if isinstance(value, Scalar):
             return value.x
         return context.make_tuple(b, kind, [leaves(context, b, k, v) for k, v in zip(kind, value, strict=True)])
@@ -96,10 +98,10 @@ def read_several(count: int) -> Any:
 
 
 @functools.cache
-def read_row(others: bool = False) -> Any:
+def read_row() -> Any:
     """``read(array, at, second, stride, i)``: number i of the row that begins at ``at``.
 
-    That may be ``schedule.ZEROS``, or name a row of ``second``.  ``others``: other blocks may have written it meanwhile.
+    That may be ``schedule.ZEROS``, or name a row of ``second``.
     """
 
     @primitive(lambda array, at, second, stride, i: array.dtype)
@@ -110,7 +112,7 @@ def read_row(others: bool = False) -> Any:
         nothing = ir.Constant(row.x.type.pointee, 0.0)
         before = b.block
         with b.if_then(b.icmp_signed("!=", at, long(ZEROS))):
-            value = row.load_shared_by_blocks() if others else row.load()
+            value = row.load()
             here = b.block
         both = b.phi(nothing.type)
         both.add_incoming(nothing, before)
@@ -161,10 +163,11 @@ def load_weights(split: Split) -> Any:
     return load_weights
 
 
-def multiply(split: Split) -> Any:
+def multiply(split: Split, rest_at: int = 0) -> Any:
     """``multiply(kept, weights, vectors, first, thread)``: the sums of the thread's unit and sequence.
 
-    ``vectors``, from number ``first`` on, has [rows][parts][room] numbers.
+    ``vectors``, from number ``first`` on, has [rows][parts][room] numbers.  A weight that isn't kept is read from
+    ``weights``, ``rest_at`` numbers further than its place among all.
     """
     from numba.cuda import types
 
@@ -183,7 +186,7 @@ def multiply(split: Split) -> Any:
                 ]
                 for q in range(size):
                     n = (turn * split.parts + part) * size + q
-                    w = kept[n] if n < len(kept) else (rest + n * split.threads).load()
+                    w = kept[n] if n < len(kept) else (rest + (n * split.threads + rest_at)).load()
                     for x, of_row in zip(xs, sums, strict=True):
                         of_row[q] = w * x if of_row[q] is None else w.fma(x, of_row[q])
         tuples = [
@@ -194,6 +197,103 @@ def multiply(split: Split) -> Any:
         return list(sum_over_lanes(tuples, own, split.lanes))
 
     return multiply
+
+
+# What passes between blocks (``cooperative``)
+
+#: Loads of a thread that are on their way at the same time.
+_IN_FLIGHT = 16
+
+
+def fetch_states(split: Split) -> Any:
+    """``fetch(vectors, y, before, first, last, h, thread)``: h before the step, of a tile, into shared memory.
+
+    Rows of y (or of h: ``read_row``) begin where ``before`` says, from entry ``first`` on, but not past ``last``.
+    """
+    from numba.cuda import types
+
+    @primitive(lambda vectors, y, before, first, last, h, thread: types.none)
+    def fetch_states(b, vectors, y, before, first, last, h, thread):
+        long, rows = ir.IntType(64), []
+        for row in range(split.rows):
+            at = (before + _at_most(b, b.add(first, long(row)), last)).load().x
+            # Where there is nothing, something else is read and thrown away.
+            sequence = b.select(b.icmp_signed("==", at, long(ZEROS)), long(0), b.sub(long(SECOND), at))
+            in_h = h + b.mul(sequence, long(split.depth))
+            rows.append((b.select(b.icmp_signed("<", at, long(0)), in_h.x, (y + at).x), at))
+        bases = [(Pointer(b, x), b.icmp_signed("==", at, long(ZEROS))) for x, at in rows]
+        _fetch(split, vectors, bases, thread)
+
+    return fetch_states
+
+
+def fetch_rows(split: Split) -> Any:
+    """``fetch(vectors, array, first, last, stride, offset, thread)``: rows of a tile into shared memory.
+
+    They are ``stride`` apart, and the vectors of each begin ``offset`` numbers further.
+    """
+    from numba.cuda import types
+
+    @primitive(lambda vectors, array, first, last, stride, offset, thread: types.none)
+    def fetch_rows(b, vectors, array, first, last, stride, offset, thread):
+        rows = [_at_most(b, b.add(first, ir.IntType(64)(row)), last) for row in range(split.rows)]
+        _fetch(split, vectors, [(array + b.mul(row, stride) + offset, None) for row in rows], thread)
+
+    return fetch_rows
+
+
+def _at_most(b: Any, i: ir.Value, last: ir.Value) -> ir.Value:
+    return b.select(b.icmp_signed("<", i, last), i, last)
+
+
+def _fetch(split: Split, vectors: Pointer, bases: list[tuple[Pointer, Any]], thread: ir.Value) -> None:
+    """Vectors from [row][part][depth] to [row][part][room]; zeros for rows of which that is said."""
+    b, long = vectors.b, ir.IntType(64)
+    turns = range(0, split.depth, split.threads)
+    wanted = [(row, part, k) for row in range(split.rows) for part in range(split.parts) for k in turns]
+    for n in range(0, len(wanted), _IN_FLIGHT):
+        group = wanted[n : n + _IN_FLIGHT]
+        found = []
+        for row, part, k in group:
+            base, nothing = bases[row]
+            number = b.add(thread, long(k))
+            if k + split.threads > split.depth:
+                number = _at_most(b, number, long(split.depth - 1))
+            value = (base + (part * split.depth) + number).load_shared_by_blocks()
+            found.append(value if nothing is None else value.if_not(nothing, value.like(0)))
+        for (row, part, k), value in zip(group, found, strict=True):
+            to = vectors + ((row * split.parts + part) * split.room + k) + thread
+            if k + split.threads > split.depth:
+                with b.if_then(b.icmp_signed("<", thread, long(split.depth - k))):
+                    to.store(value)
+            else:
+                to.store(value)
+
+
+@functools.cache
+def count_me() -> Any:
+    """``count_me(counter)``: add 1, and pass on what is known to this thread."""
+    from numba.cuda import types
+
+    @primitive(lambda counter: types.none)
+    def count_me(b, counter):
+        long = ir.IntType(64)
+        address = b.ptrtoint(counter.x, long)
+        assembly(b, "red.release.gpu.global.add.u64 [$0], $1;", ir.VoidType(), "l,l", [address, long(1)])
+
+    return count_me
+
+
+@functools.cache
+def look() -> Any:
+    """``look(counter)``: the count, and what is known to those who have counted."""
+
+    @primitive(lambda counter: counter.dtype)
+    def look(b, counter):
+        long = ir.IntType(64)
+        return assembly(b, "ld.acquire.gpu.global.u64 $0, [$1];", long, "=l,l", [b.ptrtoint(counter.x, long)])
+
+    return look
 
 
 # Cells

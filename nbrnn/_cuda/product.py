@@ -118,19 +118,22 @@ def sum_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
 def sum_parts(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The kernel that adds up parts: C[m, n] = sum over z < count of ``parts[z * stride + m * N + n]``.
 
-    Row m of C begins at ``index[m]``.
+    Row m of C begins at ``index[m]``.  With ``add``, C is added to.
     """
     from numba import cuda
 
     read, write, zero = primitives.read(), primitives.write(), dtype.type(0)
 
-    def kernel(parts, stride, count, M, N, c, index):
+    def kernel(parts, stride, count, M, N, c, index, add):
         e = cuda.blockIdx.x * SUMMING + cuda.threadIdx.x
         if e < M * N:
             total = zero
             for z in range(count):
                 total += read(parts, z * stride + e)
             m = e // N
-            write(c, read(index, m) + e - m * N, total)
+            at = read(index, m) + e - m * N
+            if add:
+                total += read(c, at)
+            write(c, at, total)
 
     return kernel

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import kernels
 from .machine import Machine
@@ -41,6 +41,12 @@ class Products:
         self.no_index = machine.put(np.zeros(0, np.int64))
         self.none = machine.put(np.zeros(0, dtype))
 
+    def copy(self, array: Any) -> Any:
+        """A new array with the same numbers."""
+        made = self.machine.empty(array.size, self.dtype)
+        self.machine.copy(made, array)
+        return made
+
     def multiply(
         self,
         a: Matrix,
@@ -71,40 +77,42 @@ class Products:
         return self.no_index if matrix.index is None else matrix.index
 
     def gradient(
-        self, sums: Matrix, given: Matrix, rows: int, order: NDArray[Any], n: int, second: tuple[Any, int] | None = None
-    ) -> Any:
-        """Sums over rows of ``sums`` (rows, len(order)) times ``given`` (rows, n), in a new array.
-
-        Row m stands where ``order[m]`` says.
-        """
-        chunk, m = self._chunk(rows), len(order)
+        self,
+        sums: Matrix,
+        given: Matrix,
+        rows: int,
+        into: Matrix,
+        sizes: tuple[int, int],
+        second: tuple[Any, int] | None = None,
+        add: bool = False,
+    ) -> None:
+        """C = A^T B, or C + A^T B: sums over rows of ``sums`` (rows, M) times ``given`` (rows, N); C has an index."""
+        (M, N), chunk = sizes, self._chunk(rows)
         parts = self._parts(rows, chunk)
-        total = self.machine.empty(parts * m * n, self.dtype)
-        self.multiply(sums, given, Matrix(total, n), (m, n, rows), trans_a=True, second=second, chunk=chunk)
-        return self._sum_parts(total, m * n, parts, order, n)
+        if parts == 1:
+            self.multiply(sums, given, into, (M, N, rows), trans_a=True, second=second, add=add)
+            return
+        total = self.machine.empty(parts * M * N, self.dtype)
+        self.multiply(sums, given, Matrix(total, N), (M, N, rows), trans_a=True, second=second, chunk=chunk)
+        self._sum_parts(Matrix(total, M * N), parts, into, sizes, add)
 
-    def sum_rows(self, a: Matrix, rows: int, wanted: tuple[NDArray[Any], NDArray[Any]], columns: int) -> list[Any]:
-        """Sums over rows of A (rows, columns): of the first columns, and of the last, each in an order."""
+    def sum_rows(self, a: Matrix, rows: int, columns: int, into: Sequence[tuple[int, int, Matrix]], add: bool) -> None:
+        """C = sum of A (rows, columns) over rows, or C + that: for each (begin, end, C), of those columns."""
         chunk = self._chunk(rows)
         parts = self._parts(rows, chunk)
         total = self.machine.empty(parts * columns, self.dtype)
         grid = (-(-columns // SUMMING), parts)
         kernel = kernels.sum_rows_kernel(self.dtype)
         self.machine.launch(kernel, grid, (a.data, a.stride, rows, columns, chunk, total))
-        first, last = wanted
-        return [
-            self._sum_parts(total, columns, parts, first, 1),
-            self._sum_parts(total[columns - len(last) :], columns, parts, last, 1),
-        ]
+        for begin, end, c in into:
+            self._sum_parts(Matrix(total[begin:], columns), parts, c, (end - begin, 1), add)
 
-    def _sum_parts(self, parts: Any, stride: int, count: int, rows: NDArray[Any], N: int) -> Any:
-        """Parts added up, in a new array, with rows where ``rows`` says."""
-        out = self.machine.empty(len(rows) * N, self.dtype)
-        grid = (-(-len(rows) * N // SUMMING),)
-        index = self.machine.put(rows.astype(np.int64) * N)
+    def _sum_parts(self, parts: Matrix, count: int, into: Matrix, sizes: tuple[int, int], add: bool) -> None:
+        """C = sum of parts (M, N), or C + that; C has an index."""
+        M, N = sizes
         kernel = kernels.sum_parts_kernel(self.dtype)
-        self.machine.launch(kernel, grid, (parts, stride, count, len(rows), N, out, index))
-        return out
+        data = (parts.data, parts.stride, count, M, N, into.data, into.index, add)
+        self.machine.launch(kernel, (-(-M * N // SUMMING),), data)
 
     def _chunk(self, rows: int) -> int:
         """Rows in a part: follows from the number of rows alone, so that bits do."""

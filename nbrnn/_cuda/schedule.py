@@ -8,6 +8,7 @@ sequence's end: whatever stands there, nobody looks at it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,21 @@ class Schedule:
     places: Array
 
     @classmethod
-    def of(cls, steps: int, batch: int, lengths: Array | None, resets: Array | None, reverse: bool) -> Schedule:
-        """From ``lengths`` (B,) and ``resets`` (T, B), or None."""
-        given = np.full(batch, steps) if lengths is None else np.asarray(lengths)
+    def of(
+        cls, steps: int, batch: int, lengths: Array | None, resets: Array | None, reverse: bool, t0: int = 0
+    ) -> Schedule:
+        """Of the steps [t0, t0 + steps) of sequences with ``lengths`` (B,) and ``resets`` (T, B), or None."""
+        whole = t0 + steps if resets is None else len(resets)
+        ends = np.full(batch, whole) if lengths is None else np.asarray(lengths)
+        given = np.clip(ends - t0, 0, steps)
         order = np.argsort(-given, kind="stable")
         sorted_lengths = given[order]
         now = np.arange(steps - 1, -1, -1) if reverse else np.arange(steps)
         count = np.searchsorted(-sorted_lengths, -now, side="left") if batch else np.zeros(steps, np.int64)
         starts = np.concatenate([[0], np.cumsum(count)])
-        if starts[-1] > np.iinfo(np.int32).max:
-            raise ValueError(f"{starts[-1]:,} steps of sequences are more than a kernel can count; run fewer at once")
+        if max(steps, batch, starts[-1]) > np.iinfo(np.int32).max:
+            most = max(steps, batch, int(starts[-1]))
+            raise ValueError(f"{most:,} steps of sequences are more than a kernel can count; run fewer at once")
         times = np.repeat(now, count)
         ranks = np.arange(starts[-1]) - np.repeat(starts[:-1], count)
         places = order[ranks] if batch else np.zeros(0, np.int64)
@@ -67,10 +73,10 @@ class Schedule:
         if resets is not None:
             resets = np.asarray(resets)
             if reverse:
-                inside = times + 1 < given[places]
-                cuts = (inside & resets[np.minimum(times + 1, steps - 1), places]).astype(np.uint8)
+                after = t0 + times + 1
+                cuts = ((after < ends[places]) & resets[np.minimum(after, whole - 1), places]).astype(np.uint8)
             else:
-                cuts = resets[times, places].astype(np.uint8)
+                cuts = resets[t0 + times, places].astype(np.uint8)
         return cls(
             steps, batch, reverse, starts.astype(np.int32), sorted_lengths.astype(np.int32), order.astype(np.int32),
             cuts, times.astype(np.int64), places.astype(np.int64),
@@ -84,7 +90,7 @@ class Schedule:
     def each(self) -> list[tuple[int, int]]:
         """(first row, number of sequences) of each step at which any runs."""
         starts = self.starts.tolist()
-        return [(first, end - first) for first, end in zip(starts[:-1], starts[1:], strict=True) if end > first]
+        return [(first, end - first) for first, end in itertools.pairwise(starts) if end > first]
 
     def places_before(self, width: int) -> Array:
         """(rows,) int64: where each sequence's numbers begin in an array (B, width); ``ZEROS`` after a cut."""

@@ -44,8 +44,8 @@ class Grid:
         starts = np.unique(self.warp_start)
         self.warp_size = np.diff(np.append(starts, N))
 
-    def special(self) -> dict[str, Array]:
-        """Registers that say which thread it is."""
+    def special(self, dynamic_shared: int = 0) -> dict[str, Array]:
+        """Registers that say which thread it is, and what its block was given."""
         u4, N = np.uint32, self.N
         registers: dict[str, Any] = {"%laneid": self.in_warp, "%warpid": self.thread // 32, "%smid": self.block}
         for names, shape, at in (("%tid.", self.block_shape, self.thread), ("%ctaid.", self.grid, self.block)):
@@ -55,6 +55,7 @@ class Grid:
             registers["%ntid." + "xyz"[axis]] = self.block_shape[axis]
             registers["%nctaid." + "xyz"[axis]] = self.grid[axis]
         registers["%nwarpid"], registers["%gridid"] = self.warps_per_block, 0
+        registers["%dynamic_smem_size"] = dynamic_shared
         one, n = np.uint64(1), self.in_warp.astype(np.uint64)
         below, whole = (one << n) - one, np.uint64(0xFFFFFFFF)
         registers["%lanemask_lt"], registers["%lanemask_le"] = below, below | one << n

@@ -78,6 +78,7 @@ class Program:
         self.params = Params(N)
         self.carry = np.zeros(N, bool)
         self.steps = 0
+        self.special = self.grid.special(dynamic_shared)
         self._symbols(dynamic_shared)
 
     def _symbols(self, dynamic_shared: int) -> None:
@@ -132,7 +133,7 @@ class Program:
         return None if self.random is None else self.random.permutation(n)
 
     def _decode(self) -> None:
-        self.operands = Operands(self.kernel, self.N, self.grid.special(), self.symbols)
+        self.operands = Operands(self.kernel, self.N, self.special, self.symbols)
         flow_blocks, self.labels = flow.blocks_of(self.kernel)
         read: list[list[set[Register]]] = []
         written: list[list[set[Register]]] = []
