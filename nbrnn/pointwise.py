@@ -16,7 +16,9 @@ from ._cpu.dropout import MODULE
 from ._cpu.unit import draw_key, dropout
 from ._cuda import parts
 from ._cuda.array import DeviceArray
+from ._cuda.dropout import dropout as dropout_there
 from ._cuda.rows import Rows as RowsThere
+from ._cuda.rows import side_by_side
 from ._memory import require
 from ._params import Parameters
 from .module import Seed
@@ -248,6 +250,26 @@ class Dropout(Stateless):
         if outside is not None:
             result[outside] = 0
         return result
+
+    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+        key = None if rng is None or self.p == 0 else draw_key(rng)
+        kept = key, None if ends is None else RowsThere(x, inside(ends, len(x)))
+        return self._drop_there(x, *kept), kept
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
+        return self._drop_there(dy, *kept)
+
+    def _drop_there(self, a: DeviceArray, key: tuple[int, int] | None, rows: RowsThere | None) -> DeviceArray:
+        shape = a.shape
+        if key is None:
+            dropped = DeviceArray.empty(a.machine, shape, a.dtype)
+            a.machine.copy(dropped.flat, side_by_side(a).numbers())
+        else:
+            if a.ndim != 3 or (shape[-1] > 1 and a.strides[-1] != 1):
+                a = side_by_side(a)
+            steps = a if a.ndim == 3 else a.reshape(math.prod(shape[:-1]), 1, shape[-1])
+            dropped = dropout_there(a.machine, steps, self.p, key, MODULE, 0, 1, 0).reshape(shape)
+        return dropped if rows is None else rows.back(rows.of(dropped))
 
     def _describe(self) -> list[str]:
         return [f"{self.p:g}"]

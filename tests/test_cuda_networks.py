@@ -140,6 +140,17 @@ def test_pool(machine, mode):
     )
 
 
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_dropout(machine, p):
+    """The numbers that the CPU drops."""
+    make = lambda: nbrnn.Dropout(p)
+    net, x = both(machine, make, given(), LENGTHS)
+    assert np.isnan(net(x, lengths=LENGTHS)[0].numpy()).sum() == 0
+    both(machine, make, given(spoilt=False)[0])
+    y = net.forward(x.swapaxes(0, 1), rng=3)[0]
+    np.testing.assert_array_equal(y.numpy(), make().forward(x.numpy().swapaxes(0, 1), rng=3)[0])
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 def test_embedding(machine, dtype):
     make = lambda: nbrnn.Embedding(5, 3, padding_idx=2, rng=0)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from .array import DeviceArray
-from .kernels import sum_parts_kernel, sum_rows_kernel
 from .machine import Flat
 from .pointwise import blocks, mapped_kernel
-from .product import SUMMING
 from .products import Matrix, Products
 from .softmax import rows_of_warps, softmax_back_kernel, softmax_kernel
 
@@ -45,20 +43,15 @@ def product_back(dy: DeviceArray, weight: DeviceArray) -> DeviceArray:
 def product_of_columns(dy: DeviceArray, x: DeviceArray, to: DeviceArray) -> None:
     """dy^T x."""
     (rows, m), n = dy.shape, x.shape[1]
-    given = Matrix(dy.numbers(), m), Matrix(x.numbers(), n)
-    dy.machine.copy(to.numbers(), _products(dy).gradient(*given, rows, np.arange(m), n))
+    into = Matrix(to.numbers(), index=dy.machine.put(np.arange(m) * n))
+    _products(dy).gradient(Matrix(dy.numbers(), m), Matrix(x.numbers(), n), rows, into, (m, n))
 
 
 def sum_of_rows(a: DeviceArray, to: DeviceArray) -> None:
     """Sum over the rows, in a fixed order."""
-    (rows, n), machine, dtype = a.shape, a.machine, a.dtype
-    chunk = max(CHUNK, -(-rows // Products.MOST_PARTS))
-    parts = max(1, -(-rows // chunk))
-    total = machine.empty(parts * n, dtype)
-    across = -(-n // SUMMING)
-    machine.launch(sum_rows_kernel(dtype), (across, parts), (a.numbers(), n, rows, n, chunk, total))
-    index = machine.put(np.zeros(1, np.int64))
-    machine.launch(sum_parts_kernel(dtype), (across,), (total, n, parts, 1, n, to.numbers(), index))
+    rows, n = a.shape
+    into = Matrix(to.numbers(), index=a.machine.put(np.arange(n)))
+    _products(a).sum_rows(Matrix(a.numbers(), n), rows, n, [(0, n, into)], False)
 
 
 def mapped(formula: Callable[..., Any], a: DeviceArray, b: DeviceArray | None = None) -> DeviceArray:
