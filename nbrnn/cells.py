@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check, layers
+from ._cuda.array import DeviceArray
+from ._cuda.exchange import kind_of
 from ._passes import RecurrentTape
+from ._recurrent_device import is_there
 from .module import Gradients, Parametric, Seed, Tape
 from .recurrent import Recurrent
 
@@ -31,17 +34,19 @@ class RecurrentCell(Parametric):
 
     def _lift(self, x: Any, state: Any) -> tuple[Array, Any]:
         """x and state as of a layer, for one step."""
-        x = _check.array(x, "x", self.dtype)
-        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
-            raise ValueError(f"x must have shape (B, {self.input_size}), or ({self.input_size},), got {x.shape}")
-        return x[None], self._lift_state(state, "state", x.shape[:-1])
+        if not is_there(self._parameters, "x", kind_of(x), None):
+            x = _check.array(x, "x", self.dtype)
+        shape = tuple(x.shape)
+        if len(shape) not in (1, 2) or shape[-1] != self.input_size:
+            raise ValueError(f"x must have shape (B, {self.input_size}), or ({self.input_size},), got {shape}")
+        return _alone(x), self._lift_state(state, "state", shape[:-1])
 
     def _lift_state(self, state: Any, name: str, batch: tuple[int, ...]) -> Any:
         def lift(part: Any, label: str) -> Any:
-            if not isinstance(part, np.ndarray):
+            if part is None or (not isinstance(part, np.ndarray) and kind_of(part) is None):
                 return part  # the layer says what is wrong
             _check.shape(part, label, (*batch, self.hidden_size))
-            return part[None]
+            return _alone(part)
 
         if not self._layer.cell.extras():
             return lift(state, name)
@@ -55,6 +60,7 @@ class RecurrentCell(Parametric):
         Parameters
         ----------
         x : ndarray, shape (B, I) or (I,)
+            After ``to("cuda")``, it and the state are on the GPU, the last axis contiguous.
         state : ndarray h, or pair (h, c) for the LSTM, optional
             Of shape (B, H) or (H,); None stands for zeros.
 
@@ -117,6 +123,11 @@ class RecurrentCell(Parametric):
         batch = tape.x_shape[1:-1] if isinstance(tape, RecurrentTape) else ()
         grads = self._layer.backward(tape, None, self._lift_state(dstate, "dstate", batch), retain)
         return Gradients(None if grads.x is None else grads.x[0], _first(grads.state), grads.params, grads.flat)
+
+
+def _alone(a: Any) -> Any:
+    """With an axis before the others, for the only step or layer."""
+    return a[None] if isinstance(a, np.ndarray | DeviceArray) else a.reshape(1, *a.shape)
 
 
 def _first(state: Any) -> Any:

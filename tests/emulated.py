@@ -112,6 +112,18 @@ class Emulated:
         )
 
 
+#: Key of the dropout of a case.
+KEY = (1, 2)
+
+
+def masks_of(case, d):
+    """Recurrent dropout's masks of a direction, flat; None without."""
+    if not case.recurrent_dropout:
+        return None
+    fed = case.reference()._fed
+    return np.concatenate([fed(KEY, d, b, case.K) for b in range(case.B)] or [[]]).astype(case.dtype)
+
+
 def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=None):
     """What kernels make of a `tests.cases.Case` of one layer: y, h, c, dx, dh, dc and gradients, all as arrays.
 
@@ -150,7 +162,7 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=N
 
         own_y, after = Sequences(y.reshape(-1)[d * K :], y_time, y_batch), fresh()
         own_x, before_state = Sequences(x.reshape(-1), x_time, x_batch), state(case.h[d], case.c[d])
-        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep)
+        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep, masks_of(case, d))
         h.append(after.h.reshape(B, K))
         c.append(after.c.reshape(B, extras * H))
         if not keep:

@@ -18,7 +18,7 @@ if not nvvm.has_numba_cuda():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from tests.emulated import Emulated, ptx_of, run_case  # noqa: E402
+from tests.emulated import KEY, Emulated, ptx_of, run_case  # noqa: E402
 
 CELLS = {"tanh": RNNTanh, "relu": RNNRelu, "GRU": GRU, "LSTM": LSTM, "MGU": MGU}
 #: Of the largest entry.
@@ -40,7 +40,7 @@ def check(case, machine, **options):
     y, h, c, dx, dh, dc, gradients = run_case(machine, cell, case, **options)
     for array in (case.x, case.dy):
         array[...] = array.astype(case.dtype)
-    want_y, want_h, want_c, trace = reference.forward(case.x, case.h, case.c, case.lengths, case.resets)
+    want_y, want_h, want_c, trace = reference.forward(case.x, case.h, case.c, case.lengths, case.resets, KEY)
     pairs = [("y", y, want_y), ("h", h, want_h)] + [("c", c, want_c)] * case.has_c
     if options.get("keep", True):
         want_dx, want_dh, want_dc, want = reference.backward(trace, case.dy, case.dh, case.dc)

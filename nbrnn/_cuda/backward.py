@@ -8,7 +8,7 @@ from . import primitives
 from .plan import Plan
 
 
-def backward(plan: Plan) -> Callable[..., None]:
+def backward(plan: Plan, masked: bool) -> Callable[..., None]:
     """The kernel that takes the steps of ``forward`` back, from the last one run to the first.
 
     Its arguments are flat:
@@ -18,6 +18,7 @@ def backward(plan: Plan) -> Callable[..., None]:
     dy             numbers dy_time, dy_batch    gradient for y; or empty, which means zero
                    apart
     starts, ...    ``schedule.Schedule``
+    masks          (B, H)                       those of ``forward``, if ``masked``
     dh, dc         (B, H), (B, E * H)           gradients for the state after
     dh_before, ... the same                     written: those for the state before
     saved          (rows, slots * H)            what ``forward`` kept; its first S slots become the gradients of
@@ -30,7 +31,7 @@ def backward(plan: Plan) -> Callable[..., None]:
     E, slots, threads, room, Q, P = cell.extras(), cell.slots(), split.threads, split.room, split.per_group, split.lanes
     alike = P // (R * Q)  # lanes that are left with the same unit and sequence
     half, both, dtype = R * G * room, 2 * R * G * room, primitives.numba_dtype(plan.dtype)
-    zero = plan.dtype.type(0)
+    zero, one = plan.dtype.type(0), plan.dtype.type(1)
 
     read, write, read_state = primitives.read(), primitives.write(), primitives.read_state(E)
     write_state, zeros = primitives.write_state(), primitives.zeros(1 + E, plan.dtype)
@@ -41,7 +42,7 @@ def backward(plan: Plan) -> Callable[..., None]:
     step_back = primitives.step_back(cell)
 
     def kernel(
-        weights, dy, starts, lengths, order, cuts, dh, dc, dh_before, dc_before, saved,
+        weights, dy, starts, lengths, order, cuts, masks, dh, dc, dh_before, dc_before, saved,
         steps, batch, reverse, dy_time, dy_batch,
     ):  # fmt: skip
         vectors = cuda.shared.array(both, dtype)  # gradients of the sums at this step, and at the one after
@@ -58,6 +59,7 @@ def backward(plan: Plan) -> Callable[..., None]:
         first, last = (steps - length, steps) if reverse else (0, length)
         begin, end = (steps - longest, steps) if reverse else (0, longest)
         b = read(order, i)
+        mask = read(masks, b * H + u) if masked else one
 
         kept = load_weights(weights, thread)
         dstate = read_state(dh, b * H + u, dc, b * (E * H) + u, H)
@@ -82,7 +84,7 @@ def backward(plan: Plan) -> Callable[..., None]:
             cuda.syncthreads()
             through = multiply(kept, weights, vectors, source, thread)
             if runs:
-                dstate = add_to_h(before, through[0])
+                dstate = add_to_h(before, through[0] * mask if masked else through[0])
                 if cuts.shape[0] > 0 and read(cuts, at) != 0:
                     dstate = zeros()
             source = half - source

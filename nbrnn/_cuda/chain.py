@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from . import dropout
 from .array import DeviceArray
 from .batch import Batch
 from .direction import Direction, Sequences, State, Tape
-from .dropout import dropout
 from .families import Packed
 from .machine import Flat
 
@@ -30,7 +30,11 @@ class Drop(NamedTuple):
 
     def between(self, x: DeviceArray, layer: int, directions: int, t0: int, out: DeviceArray | None) -> DeviceArray:
         """x (steps, B, D * K), which ``layer`` hands on, with numbers dropped."""
-        return dropout(x.machine, x, self.p, self.key, BETWEEN_LAYERS, layer, directions, t0, out)
+        return dropout.dropout(x.machine, x, self.p, self.key, BETWEEN_LAYERS, layer, directions, t0, out)
+
+    def recurrent(self, unit: Direction, size: int, layer: int, reverse: bool) -> Flat:
+        """What h (B, K) of a layer and direction is multiplied by where it enters W_hh."""
+        return dropout.masks(unit.machine, size, unit.K, unit.dtype, self.p, self.key, layer, int(reverse)).numbers()
 
 
 class Pass(NamedTuple):
@@ -49,12 +53,14 @@ class Pass(NamedTuple):
 class Stretch:
     """What the way back needs to know of the steps [t0, t0 + steps).
 
-    ``state`` is that of each layer on entry; ``tapes`` is None where they have to be made again.
+    ``state`` is that of each layer on entry, ``masks`` are those of recurrent dropout (None: there is none); ``tapes``
+    is None where they have to be made again.
     """
 
     t0: int
     steps: int
     state: Sequence[State]
+    masks: list[Flat | None]
     tapes: list[Tape] | None
 
 
@@ -85,10 +91,19 @@ class Chain:
         for t0 in reversed(starts) if self.reverse else starts:
             yield t0, min(most, steps - t0)
 
+    def _masks(self, way: Pass) -> list[Flat | None]:
+        if way.drop_recurrent is None:
+            return [None] * len(self.units)
+        return [
+            way.drop_recurrent.recurrent(u, way.batch.size, self.first + q, self.reverse)
+            for q, u in enumerate(self.units)
+        ]
+
     def _run(
         self,
         way: Pass,
         weights: Sequence[Packed],
+        masks: list[Flat | None],
         t0: int,
         x: DeviceArray,
         y: DeviceArray,
@@ -103,8 +118,8 @@ class Chain:
             last = q == len(self.units) - 1
             out = y if last else self._empty(unit, steps, size, unit.K)
             tapes.append(
-                unit.forward(weights[q], when, sequences(x), sequences(out), state[q], after[q], keep)
-            )  # fmt: skip
+                unit.forward(weights[q], when, sequences(x), sequences(out), state[q], after[q], keep, masks[q])
+            )
             x = out if way.drop is None or last else way.drop.between(out, self.first + q, 1, t0, None)
         return tapes
 
@@ -119,14 +134,14 @@ class Chain:
         keep: bool,
     ) -> list[Stretch]:
         """Run all of x into y, and write the states after; what the way back needs, if ``keep``."""
-        made = []
+        made, masks = [], self._masks(way)
         *others, last = self._stretches(way)
         for t0, steps in (*others, last):
             now = slice(t0, t0 + steps)
             to = after if (t0, steps) == last else self._states(way.batch.size)
-            tapes = self._run(way, weights, t0, x[now], y[now], state, to, keep and way.checkpoint is None)
+            tapes = self._run(way, weights, masks, t0, x[now], y[now], state, to, keep and way.checkpoint is None)
             if keep:
-                made.append(Stretch(t0, steps, state, tapes if way.checkpoint is None else None))
+                made.append(Stretch(t0, steps, state, masks, tapes if way.checkpoint is None else None))
             state = to
         return made
 
@@ -169,13 +184,9 @@ class Chain:
         """The tapes of a stretch, to be used up: made again where they weren't kept."""
         if stretch.tapes is None:
             y = self._empty(self.units[-1], stretch.steps, way.batch.size, self.units[-1].K)
-            return self._run(way, weights, stretch.t0, x, y, stretch.state, self._states(way.batch.size), True)
+            after = self._states(way.batch.size)
+            return self._run(way, weights, stretch.masks, stretch.t0, x, y, stretch.state, after, True)
         if not retain:
             return stretch.tapes
-        tapes = [
-            dataclasses.replace(tape, saved=self.machine.empty(tape.saved.size, u.dtype))
-            for u, tape in zip(self.units, stretch.tapes, strict=True)
-        ]
-        for copy, tape in zip(tapes, stretch.tapes, strict=True):
-            self.machine.copy(copy.saved, tape.saved)
-        return tapes
+        products = [u.products for u in self.units]
+        return [dataclasses.replace(t, saved=p.copy(t.saved)) for p, t in zip(products, stretch.tapes, strict=True)]

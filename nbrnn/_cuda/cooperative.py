@@ -17,7 +17,7 @@ from . import primitives
 from .spread import SpreadPlan
 
 
-def forward(plan: SpreadPlan, keep: bool) -> Callable[..., None]:
+def forward(plan: SpreadPlan, keep: bool, masked: bool) -> Callable[..., None]:
     """The kernel that runs all steps.
 
     =============  ======================  ======================================================================
@@ -28,6 +28,7 @@ def forward(plan: SpreadPlan, keep: bool) -> Callable[..., None]:
     starts, ...    ``schedule.Schedule``
     y, h           numbers                 h before the step begins where ``before`` says; that after it is written
                                            where ``now`` says
+    masks          (B, H)                  what h is multiplied by where it enters W_hh, if ``masked``
     c              (B, E * H)              state beside h, changed
     saved          (rows, slots * H)       written, if ``keep``
     counter        (1,)                    0 at first
@@ -42,14 +43,14 @@ def forward(plan: SpreadPlan, keep: bool) -> Callable[..., None]:
     dtype, zero, all_vectors = primitives.numba_dtype(plan.dtype), plan.dtype.type(0), split.vectors
     in_registers, rest = split.in_registers * threads, split.rest * threads
 
-    read, write, step = primitives.read(), primitives.write(), primitives.step(cell)
+    read, write, read_row, step = primitives.read(), primitives.write(), primitives.read_row(), primitives.step(cell)
     read_extras, write_extras = primitives.read_extras(E), primitives.write_extras()
     read_sums, read_biases = primitives.read_several(G), primitives.read_several(max(1, len(cell.split)))
     write_saved, load_weights = primitives.write_several(), primitives.load_weights(split)
-    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), primitives.fetch_states(split)
+    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), primitives.fetch_states(split, masked)
     count_me, look = primitives.count_me(), primitives.look()
 
-    def kernel(weights, gx, hidden_bias, starts, order, cuts, y, before, now, h, c, saved, counter, steps):
+    def kernel(weights, gx, hidden_bias, starts, order, cuts, y, before, now, h, masks, c, saved, counter, steps):
         vectors = cuda.shared.array(0, dtype)  # h before the step, of a tile; then weights
         thread = cuda.threadIdx.x
         place = thread % lanes // alike
@@ -78,12 +79,14 @@ def forward(plan: SpreadPlan, keep: bool) -> Callable[..., None]:
                         while look(counter) < expected:
                             pass
                     cuda.syncthreads()
-                fetch(vectors, y, before, start + lead, start + count - 1, h, thread)
+                fetch(vectors, y, before, h, masks, order, start, lead, count - 1, thread)
                 cuda.syncthreads()
                 sums = multiply(kept, vectors, vectors, 0, thread)
                 if valid and lead + row < count:
                     cut = read(cuts, at) if cuts.shape[0] > 0 else 0
-                    state = read_extras(read(vectors, row * room + u), c, b * (E * H) + u, H, cut)
+                    # What this thread wrote itself, or (read by others too, and masked) what is in the tile.
+                    held = read_row(y, read(before, at), h, H, u) if masked else read(vectors, row * room + u)
+                    state = read_extras(held, c, b * (E * H) + u, H, cut)
                     after, values = step(given, biases, sums, state)
                     write(y, read(now, at) + u, after[0])
                     write_extras(c, b * (E * H) + u, H, after, 0)
@@ -93,13 +96,14 @@ def forward(plan: SpreadPlan, keep: bool) -> Callable[..., None]:
     return kernel
 
 
-def backward(plan: SpreadPlan) -> Callable[..., None]:
+def backward(plan: SpreadPlan, masked: bool) -> Callable[..., None]:
     """The kernel that takes the steps of ``forward`` back, from the last one run to the first.
 
     =============  ======================  ======================================================================
     weights        ``plan.pack_backward``
     dy, dy_index   numbers                 gradient for y, and where each row of it begins; or empty: zero
     starts, ...    ``schedule.Schedule``
+    masks          (B, H)                  those of ``forward``, if ``masked``
     dh, dc         (B, H), (B, E * H)      gradients for the state after, turned into those for the state before
     saved          (rows, slots * H)       what ``forward`` kept; its first S slots become the gradients of the sums
     counter        (1,)                    0 at first
@@ -122,7 +126,7 @@ def backward(plan: SpreadPlan) -> Callable[..., None]:
     multiply, fetch = primitives.multiply(split, all_vectors - in_registers), primitives.fetch_rows(split)
     count_me, look = primitives.count_me(), primitives.look()
 
-    def kernel(weights, dy, dy_index, starts, order, cuts, dh, dc, saved, counter, steps):
+    def kernel(weights, dy, dy_index, starts, order, cuts, masks, dh, dc, saved, counter, steps):
         vectors = cuda.shared.array(0, dtype)  # gradients of a tile's sums; then weights
         thread = cuda.threadIdx.x
         place = thread % lanes // alike
@@ -168,7 +172,7 @@ def backward(plan: SpreadPlan) -> Callable[..., None]:
                     cut = read(cuts, start + lead + row) if cuts.shape[0] > 0 else 0
                     if cut == 0:
                         to = read(order, lead + row) * H + u
-                        write(dh, to, read(dh, to) + through[0])
+                        write(dh, to, read(dh, to) + (through[0] * read(masks, to) if masked else through[0]))
                 cuda.syncthreads()  # the block has read the vectors, and written its part of dh
 
     return kernel

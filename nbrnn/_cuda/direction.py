@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .families import Packed, Run, Sequences, State, Weights, choose
+from .families import Packed, Run, Sequences, State, Weights, choose, feed
 from .machine import Flat, Machine
 from .placed import Placed
 from .plan import MOST_ROWS, by_gate
@@ -100,15 +100,24 @@ class Direction:
         return packed
 
     def forward(
-        self, weights: Packed, schedule: Placed, x: Sequences, y: Sequences, state: State, after: State, keep: bool
+        self,
+        weights: Packed,
+        schedule: Placed,
+        x: Sequences,
+        y: Sequences,
+        state: State,
+        after: State,
+        keep: bool,
+        masks: Any = None,
     ) -> Tape:
         """Run all steps of x into y, and write the state after.
 
-        ``weights`` are arrays of the machine as ``pack`` makes them.  x, y and ``state`` must not change before
-        ``backward``.
+        ``weights`` are arrays of the machine as ``pack`` makes them; h is multiplied by masks (B, K), if there are any,
+        where it enters W_hh.  x, y, ``state`` and masks must not change before ``backward``.
         """
         rows, width = schedule.rows, self.G * self.H
-        run = Run(weights if self.has_bias else {**weights, "hidden_bias": self._no_bias}, schedule, y, state)
+        masks = self.products.none if masks is None else masks
+        run = Run(weights if self.has_bias else {**weights, "hidden_bias": self._no_bias}, schedule, y, state, masks)
         gx = self.machine.empty(rows * width, self.dtype)
         self.products.multiply(
             Matrix(x.data, 0, schedule.offsets(x)), Matrix(weights["w_ih"], self.I), Matrix(gx, width),
@@ -145,7 +154,7 @@ class Direction:
             dsums, Matrix(run.weights["w_ih"], self.I), Matrix(dx.data, 0, schedule.offsets(dx)), (rows, self.I, width),
             add=add_x,
         )  # fmt: skip
-        x, h = Matrix(tape.x.data, 0, schedule.offsets(tape.x)), Matrix(run.y.data, 0, schedule.offsets_before(run.y))
+        x, h = Matrix(tape.x.data, 0, schedule.offsets(tape.x)), self._fed(run)
         products.gradient(dsums, x, rows, into["weight_ih"], (width, self.I), add=add)
         products.gradient(of_hidden, h, rows, into["weight_hh"], (width, K), second=(run.state.h, K), add=add)
         if self.has_bias:
@@ -155,3 +164,10 @@ class Direction:
         if cell.projected:
             yielded, projected = (Matrix(saved[q * H :], row) for q in (cell.slot_projection(), cell.slot_projected()))
             products.gradient(yielded, projected, rows, into["weight_hr"], (K, H), add=add)
+
+    def _fed(self, run: Run) -> Matrix:
+        """What entered W_hh in each step."""
+        rows = run.schedule.rows
+        if run.masked and rows:
+            return feed(self.products, run, self.K, 0, rows, self.machine.empty(rows * self.K, self.dtype))
+        return Matrix(run.y.data, 0, run.schedule.offsets_before(run.y))

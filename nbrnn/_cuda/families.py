@@ -56,12 +56,20 @@ class Run:
     y : Sequences
     state : State
         Before.
+    masks : array
+        (B, K): what h is multiplied by where it enters W_hh; or of size 0.
     """
 
     weights: Packed
     schedule: Placed
     y: Sequences
     state: State
+    masks: Any
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are masks."""
+        return bool(self.masks.size)
 
 
 class Family(Protocol):
@@ -93,9 +101,10 @@ class Blocks:
         if when.batch:
             data = (
                 weights["w_forward"], gx, weights["hidden_bias"], when.starts, when.lengths, when.order, when.cuts,
-                *run.state, *after, y.data, saved, when.steps, when.batch, when.reverse, y.time, y.batch,
+                run.masks, *run.state, *after, y.data, saved, when.steps, when.batch, when.reverse, y.time, y.batch,
             )  # fmt: skip
-            self.machine.launch(kernels.forward_kernel(self.plan, keep), (self.plan.blocks(when.batch),), data)
+            kernel = kernels.forward_kernel(self.plan, keep, run.masked)
+            self.machine.launch(kernel, (self.plan.blocks(when.batch),), data)
 
     def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
         when = run.schedule
@@ -103,9 +112,10 @@ class Blocks:
             dy = dy or Sequences(self.none, 0, 0)
             data = (
                 run.weights["w_backward"], dy.data, when.starts, when.lengths, when.order, when.cuts,
-                *dstate, *before, saved, when.steps, when.batch, when.reverse, dy.time, dy.batch,
+                run.masks, *dstate, *before, saved, when.steps, when.batch, when.reverse, dy.time, dy.batch,
             )  # fmt: skip
-            self.machine.launch(kernels.backward_kernel(self.plan), (self.plan.blocks(when.batch),), data)
+            kernel = kernels.backward_kernel(self.plan, run.masked)
+            self.machine.launch(kernel, (self.plan.blocks(when.batch),), data)
 
 
 class Spread:
@@ -135,9 +145,10 @@ class Spread:
             plan = self._plan(when.batch)
             data = (
                 weights["w_forward"], gx, weights["hidden_bias"], when.starts, when.order, when.cuts, y.data,
-                when.offsets_before(y), when.offsets(y), run.state.h, after.c, saved, self._counter(), when.steps,
+                when.offsets_before(y), when.offsets(y), run.state.h, run.masks, after.c, saved, self._counter(),
+                when.steps,
             )  # fmt: skip
-            self.machine.launch(kernels.cooperative_kernel(plan, keep), (plan.forward.blocks,), data)
+            self.machine.launch(kernels.cooperative_kernel(plan, keep, run.masked), (plan.forward.blocks,), data)
         _finish(self.products, run, self.plan.H, after.h)
 
     def backward(self, run: Run, dy: Sequences | None, dstate: State, saved: Any, before: State) -> None:
@@ -149,10 +160,10 @@ class Spread:
             given = products.none if dy is None else dy.data
             from_dy = products.no_index if dy is None else when.offsets(dy)
             data = (
-                run.weights["w_backward"], given, from_dy, when.starts, when.order, when.cuts, *before, saved,
-                self._counter(), when.steps,
+                run.weights["w_backward"], given, from_dy, when.starts, when.order, when.cuts, run.masks, *before,
+                saved, self._counter(), when.steps,
             )  # fmt: skip
-            self.machine.launch(kernels.cooperative_back_kernel(plan), (plan.backward.blocks,), data)
+            self.machine.launch(kernels.cooperative_back_kernel(plan, run.masked), (plan.backward.blocks,), data)
 
 
 class Steps:
@@ -177,11 +188,14 @@ class Steps:
         y, h = run.y, run.state.h
         before, now = when.offsets_before(y), when.offsets(y)
         sums = machine.empty(when.batch * self.width, self.dtype)
+        room = machine.empty(when.batch * K if run.masked else 0, self.dtype)
         m = machine.empty(when.batch * H if self.cell.projected else 0, self.dtype)
         machine.copy(after.c, run.state.c)
         kernel = kernels.step_kernel(self.cell, self.dtype, keep)
         for first, count in when.schedule.each():
             fed = Matrix(y.data, 0, before, first)
+            if run.masked:
+                fed = feed(products, run, K, first, count, room)
             products.multiply(
                 fed, Matrix(weights["w_hh"], K), Matrix(sums, self.width), (count, self.width, K), trans_b=True,
                 second=(h, K),
@@ -206,6 +220,7 @@ class Steps:
         machine.copy(dh, dstate.h)
         machine.copy(dc, dstate.c)
         dm = machine.empty(when.batch * H if cell.projected else 0, self.dtype)
+        through = machine.empty(when.batch * K if run.masked else 0, self.dtype)
         of_hidden = saved[(cell.sums() - len(cell.gates)) * H :]
         of_projection = saved[cell.slot_projection() * H :] if cell.projected else None
         kernel = kernels.step_back_kernel(cell, self.dtype)
@@ -219,9 +234,23 @@ class Steps:
                 products.multiply(yielded, Matrix(weights["w_hr"], H), Matrix(dm, H), (count, H, K))
             self._launch(kernel, count * H, given, from_dy, dm, when.cuts, when.order, dh, dc, saved, H, first, count)
             dsums = Matrix(of_hidden, row, None, first)
-            products.multiply(
-                dsums, Matrix(weights["w_hh"], K), Matrix(dh, 0, to_before, first), (count, K, self.width), add=True
-            )
+            w_hh, sizes = Matrix(weights["w_hh"], K), (count, K, self.width)
+            if run.masked:
+                products.multiply(dsums, w_hh, Matrix(through, K), sizes)
+                self._launch(
+                    self._other("add_masked"), count * K, through, run.masks, when.cuts, when.order, dh, K, first, count
+                )
+            else:
+                products.multiply(dsums, w_hh, Matrix(dh, 0, to_before, first), sizes, add=True)
+
+
+def feed(products: Products, run: Run, K: int, first: int, count: int, into: Any) -> Matrix:
+    """What enters W_hh in the steps of some rows: h with masks."""
+    grid, when, h = (-(-count * K // stepwise.THREADS),), run.schedule, run.state.h
+    kernel = kernels.other_step_kernel("feed", products.dtype)
+    data = (run.y.data, when.offsets_before(run.y), h, run.masks, when.places, into, K, first, count)
+    products.machine.launch(kernel, grid, data)
+    return Matrix(into, K)
 
 
 def _finish(products: Products, run: Run, K: int, h_after: Any) -> None:

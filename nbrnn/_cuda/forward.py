@@ -8,7 +8,7 @@ from . import primitives
 from .plan import Plan
 
 
-def forward(plan: Plan, keep: bool) -> Callable[..., None]:
+def forward(plan: Plan, keep: bool, masked: bool) -> Callable[..., None]:
     """The kernel that runs all steps of a tile of sequences in each block.
 
     Its arguments are flat:
@@ -18,6 +18,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
     gx             (rows, G * H)                sums as far as they stem from the input, gates as ``of_input`` says
     hidden_bias    (max(1, split gates), H)     biases of the hidden halves of split gates
     starts, ...    ``schedule.Schedule``
+    masks          (B, H)                       what h is multiplied by where it enters W_hh, if ``masked``
     h, c           (B, H), (B, E * H)           state before
     h_after, ...   the same                     written: the state after
     y              numbers y_time, y_batch      written, 0 past a sequence's end
@@ -31,7 +32,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
     E, slots, threads, room, Q, P = cell.extras(), cell.slots(), split.threads, split.room, split.per_group, split.lanes
     alike = P // (R * Q)  # lanes that are left with the same unit and sequence
     half, both, dtype = R * room, 2 * R * room, primitives.numba_dtype(plan.dtype)
-    zero = plan.dtype.type(0)
+    zero, one = plan.dtype.type(0), plan.dtype.type(1)
 
     read, write, read_state = primitives.read(), primitives.write(), primitives.read_state(E)
     write_state, nothing = primitives.write_state(), primitives.zeros(1 + E, plan.dtype)
@@ -40,7 +41,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
     load_weights, multiply, step = primitives.load_weights(split), primitives.multiply(split), primitives.step(cell)
 
     def kernel(
-        weights, gx, hidden_bias, starts, lengths, order, cuts, h, c, h_after, c_after, y, saved,
+        weights, gx, hidden_bias, starts, lengths, order, cuts, masks, h, c, h_after, c_after, y, saved,
         steps, batch, reverse, y_time, y_batch,
     ):  # fmt: skip
         vectors = cuda.shared.array(both, dtype)  # h of the step before and, written meanwhile, of this one
@@ -58,6 +59,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
         first, last = (steps - length, steps) if reverse else (0, length)
         begin, end = (steps - longest, steps) if reverse else (0, longest)
         b = read(order, i)
+        mask = read(masks, b * H + u) if masked else one
 
         kept = load_weights(weights, thread)
         biases = read_biases(hidden_bias, u, H)
@@ -68,7 +70,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
             write(vectors, q, zero)
         cuda.syncthreads()
         if valid:
-            write(vectors, row * room + unit, state[0])
+            write(vectors, row * room + unit, state[0] * mask if masked else state[0])
         cuda.syncthreads()
         source = 0
         for s in range(begin, end):
@@ -88,7 +90,7 @@ def forward(plan: Plan, keep: bool) -> Callable[..., None]:
                     state = nothing()
             source = half - source
             if valid:
-                write(vectors, source + row * room + unit, state[0])
+                write(vectors, source + row * room + unit, state[0] * mask if masked else state[0])
             cuda.syncthreads()
         if mine:
             write_state(h_after, b * H + u, c_after, b * (E * H) + u, H, state)

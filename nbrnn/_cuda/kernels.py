@@ -22,11 +22,11 @@ from .spread import SpreadPlan
 
 _SCHEDULE = "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1"
 _FORWARD = (
-    f"weights:in gx:in hidden_bias:in {_SCHEDULE} h:in c:in h_after:out c_after:out y:inout saved:out "
+    f"weights:in gx:in hidden_bias:in {_SCHEDULE} masks:in h:in c:in h_after:out c_after:out y:inout saved:out "
     "steps:i4 batch:i4 reverse:b1 y_time:i8 y_batch:i8"
 )
 _BACKWARD = (
-    f"weights:in dy:in {_SCHEDULE} dh:in dc:in dh_before:out dc_before:out saved:inout "
+    f"weights:in dy:in {_SCHEDULE} masks:in dh:in dc:in dh_before:out dc_before:out saved:inout "
     "steps:i4 batch:i4 reverse:b1 dy_time:i8 dy_batch:i8"
 )
 _PRODUCT = (
@@ -42,12 +42,12 @@ _STEP = (
 )
 _STEP_BACK = "dy:in dy_index:in:i8 dm:in cuts:in:u1 order:in:i4 dh:inout dc:inout saved:inout H:i4 first:i4 count:i4"
 _COOPERATIVE = (
-    "weights:in gx:in hidden_bias:in starts:in:i4 order:in:i4 cuts:in:u1 y:inout before:in:i8 now:in:i8 h:in c:inout "
-    "saved:out counter:inout:i8 steps:i4"
+    "weights:in gx:in hidden_bias:in starts:in:i4 order:in:i4 cuts:in:u1 y:inout before:in:i8 now:in:i8 h:in masks:in "
+    "c:inout saved:out counter:inout:i8 steps:i4"
 )
 _COOPERATIVE_BACK = (
-    "weights:in dy:in dy_index:in:i8 starts:in:i4 order:in:i4 cuts:in:u1 dh:inout dc:inout saved:inout "
-    "counter:inout:i8 steps:i4"
+    "weights:in dy:in dy_index:in:i8 starts:in:i4 order:in:i4 cuts:in:u1 masks:in dh:inout dc:inout "
+    "saved:inout counter:inout:i8 steps:i4"
 )
 _OTHER_STEPS = {
     "take_gradients": "dy:in dy_index:in:i8 order:in:i4 dh:inout out:inout out_stride:i8 K:i4 first:i4 count:i4",
@@ -122,32 +122,33 @@ def _arguments(text: str, dtype: np.dtype[Any]) -> tuple[Argument, ...]:
 
 
 @functools.cache
-def forward_kernel(plan: Plan, keep: bool) -> Kernel:
+def forward_kernel(plan: Plan, keep: bool, masked: bool = False) -> Kernel:
     """See ``forward.forward``."""
-    made = functools.partial(forward.forward, plan, keep)
-    return Kernel(_key("forward", plan, str(keep)), made, _arguments(_FORWARD, plan.dtype), plan.forward.threads)
+    made = functools.partial(forward.forward, plan, keep, masked)
+    key = _key("forward", plan, str(keep), str(masked))
+    return Kernel(key, made, _arguments(_FORWARD, plan.dtype), plan.forward.threads)
 
 
 @functools.cache
-def backward_kernel(plan: Plan) -> Kernel:
+def backward_kernel(plan: Plan, masked: bool = False) -> Kernel:
     """See ``backward.backward``."""
-    made = functools.partial(backward.backward, plan)
-    return Kernel(_key("backward", plan), made, _arguments(_BACKWARD, plan.dtype), plan.backward.threads)
+    made = functools.partial(backward.backward, plan, masked)
+    return Kernel(_key("backward", plan, str(masked)), made, _arguments(_BACKWARD, plan.dtype), plan.backward.threads)
 
 
 @functools.cache
-def cooperative_kernel(plan: SpreadPlan, keep: bool) -> Kernel:
+def cooperative_kernel(plan: SpreadPlan, keep: bool, masked: bool = False) -> Kernel:
     """See ``cooperative.forward``."""
-    made, split = functools.partial(cooperative.forward, plan, keep), plan.forward
-    key = _key("cooperative", plan, str(plan.warps), str(keep))
+    made, split = functools.partial(cooperative.forward, plan, keep, masked), plan.forward
+    key = _key("cooperative", plan, str(plan.warps), str(keep), str(masked))
     return Kernel(key, made, _arguments(_COOPERATIVE, plan.dtype), split.threads, True, split.shared)
 
 
 @functools.cache
-def cooperative_back_kernel(plan: SpreadPlan) -> Kernel:
+def cooperative_back_kernel(plan: SpreadPlan, masked: bool = False) -> Kernel:
     """See ``cooperative.backward``."""
-    made, split = functools.partial(cooperative.backward, plan), plan.backward
-    key = _key("cooperative_back", plan, str(plan.warps))
+    made, split = functools.partial(cooperative.backward, plan, masked), plan.backward
+    key = _key("cooperative_back", plan, str(plan.warps), str(masked))
     return Kernel(key, made, _arguments(_COOPERATIVE_BACK, plan.dtype), split.threads, True, split.shared)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from .machine import Flat, Machine
@@ -42,6 +43,11 @@ class Placed:
                 self._kept.clear()
             self._kept[key] = self.machine.put(getattr(self.schedule, name)(*numbers))
         return self._kept[key]
+
+    @functools.cached_property
+    def places(self) -> Flat:
+        """``Schedule.places``."""
+        return self.machine.put(self.schedule.places)
 
     def offsets(self, sequences: Any) -> Flat:
         """``Schedule.offsets`` of Sequences."""

@@ -32,8 +32,8 @@ from .._cells import Cell
 LARGEST = 128
 #: Most sequences in a tile.
 MOST_ROWS = 4
-#: Registers that a device has for a block, and a thread at most.
-_FILE, _MOST = 65536, 255
+#: Registers that each of the four parts of a multiprocessor has, and a thread at most.
+_FILE, _MOST = 16384, 255
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Split:
     @property
     def in_registers(self) -> int:
         """How many of those stay in registers."""
-        registers = min(_MOST, _FILE // self.threads // 8 * 8)
+        warps = -(-self.threads // 128)  # of a part
+        registers = min(_MOST, _FILE // (32 * warps) // 8 * 8)
         sums = self.words * self.rows * self.per_group * self.outputs
         return max(1, min(self.weights, (registers - self.spare - sums) // self.words))
 

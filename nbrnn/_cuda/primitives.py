@@ -205,24 +205,28 @@ def multiply(split: Split, rest_at: int = 0) -> Any:
 _IN_FLIGHT = 16
 
 
-def fetch_states(split: Split) -> Any:
-    """``fetch(vectors, y, before, first, last, h, thread)``: h before the step, of a tile, into shared memory.
+def fetch_states(split: Split, masked: bool) -> Any:
+    """``fetch(vectors, y, before, h, masks, order, start, lead, last, thread)``: h before the step, of a tile, into
+    shared memory.
 
-    Rows of y (or of h: ``read_row``) begin where ``before`` says, from entry ``first`` on, but not past ``last``.
+    The tile has sequence ``lead`` and those that follow, up to ``last``.  That of sequence i begins where entry
+    ``start + i`` of ``before`` says (see ``read_row``); ``masked``, it is multiplied by row ``order[i]`` of masks.
     """
     from numba.cuda import types
 
-    @primitive(lambda vectors, y, before, first, last, h, thread: types.none)
-    def fetch_states(b, vectors, y, before, first, last, h, thread):
+    @primitive(lambda vectors, y, before, h, masks, order, start, lead, last, thread: types.none)
+    def fetch_states(b, vectors, y, before, h, masks, order, start, lead, last, thread):
         long, rows = ir.IntType(64), []
         for row in range(split.rows):
-            at = (before + _at_most(b, b.add(first, long(row)), last)).load().x
+            i = _at_most(b, b.add(lead, long(row)), last)
+            at = (before + b.add(start, i)).load().x
             # Where there is nothing, something else is read and thrown away.
             sequence = b.select(b.icmp_signed("==", at, long(ZEROS)), long(0), b.sub(long(SECOND), at))
             in_h = h + b.mul(sequence, long(split.depth))
-            rows.append((b.select(b.icmp_signed("<", at, long(0)), in_h.x, (y + at).x), at))
-        bases = [(Pointer(b, x), b.icmp_signed("==", at, long(ZEROS))) for x, at in rows]
-        _fetch(split, vectors, bases, thread)
+            base = Pointer(b, b.select(b.icmp_signed("<", at, long(0)), in_h.x, (y + at).x))
+            mask = masks + b.mul(b.sext((order + i).load().x, long), long(split.depth)) if masked else None
+            rows.append((base, b.icmp_signed("==", at, long(ZEROS)), mask))
+        _fetch(split, vectors, rows, thread)
 
     return fetch_states
 
@@ -237,7 +241,7 @@ def fetch_rows(split: Split) -> Any:
     @primitive(lambda vectors, array, first, last, stride, offset, thread: types.none)
     def fetch_rows(b, vectors, array, first, last, stride, offset, thread):
         rows = [_at_most(b, b.add(first, ir.IntType(64)(row)), last) for row in range(split.rows)]
-        _fetch(split, vectors, [(array + b.mul(row, stride) + offset, None) for row in rows], thread)
+        _fetch(split, vectors, [(array + b.mul(row, stride) + offset, None, None) for row in rows], thread)
 
     return fetch_rows
 
@@ -246,8 +250,8 @@ def _at_most(b: Any, i: ir.Value, last: ir.Value) -> ir.Value:
     return b.select(b.icmp_signed("<", i, last), i, last)
 
 
-def _fetch(split: Split, vectors: Pointer, bases: list[tuple[Pointer, Any]], thread: ir.Value) -> None:
-    """Vectors from [row][part][depth] to [row][part][room]; zeros for rows of which that is said."""
+def _fetch(split: Split, vectors: Pointer, rows: list[tuple[Pointer, Any, Any]], thread: ir.Value) -> None:
+    """Vectors from [row][part][depth] to [row][part][room]; zeros for rows of which that is said, others masked."""
     b, long = vectors.b, ir.IntType(64)
     turns = range(0, split.depth, split.threads)
     wanted = [(row, part, k) for row in range(split.rows) for part in range(split.parts) for k in turns]
@@ -255,12 +259,14 @@ def _fetch(split: Split, vectors: Pointer, bases: list[tuple[Pointer, Any]], thr
         group = wanted[n : n + _IN_FLIGHT]
         found = []
         for row, part, k in group:
-            base, nothing = bases[row]
+            base, nothing, mask = rows[row]
             number = b.add(thread, long(k))
             if k + split.threads > split.depth:
                 number = _at_most(b, number, long(split.depth - 1))
             value = (base + (part * split.depth) + number).load_shared_by_blocks()
-            found.append(value if nothing is None else value.if_not(nothing, value.like(0)))
+            if nothing is not None:
+                value = value.if_not(nothing, value.like(0))
+            found.append(value if mask is None else value * (mask + number).load())
         for (row, part, k), value in zip(group, found, strict=True):
             to = vectors + ((row * split.parts + part) * split.room + k) + thread
             if k + split.threads > split.depth:

@@ -24,7 +24,8 @@ def save(net: Parametric, path: Path) -> None:
 
     The file is one of safetensors: anything that reads those can read the parameters, by the names of ``net.params``.
     It is written to a temporary file beside it and then put in place in one step: whenever the process may die, there
-    is either the old file or the new one.
+    is either the old file or the new one.  What is on a GPU is copied to the host for it; ``load`` gives a network on
+    the CPU.
 
     Parameters
     ----------
@@ -61,7 +62,9 @@ def save(net: Parametric, path: Path) -> None:
     True
     """
     description = describe(net)
-    container.write(path, net.params, {"network": description, "nbrnn": __version__})
+    parameters = net._parameters
+    tensors = net.params if parameters.machine is None else parameters.views_of(parameters.numpy())
+    container.write(path, tensors, {"network": description, "nbrnn": __version__})
 
 
 def load(path: Path, *, classes: Mapping[str, type[Parametric]] | None = None) -> Any:
