@@ -18,7 +18,13 @@ Array = NDArray[Any]
 
 
 class Place(NamedTuple):
-    """A device, and the library whose arrays a caller came with."""
+    """A device, and the library whose arrays a caller came with.
+
+    Attributes
+    ----------
+    machine : Machine
+    kind : Kind
+    """
 
     machine: Machine
     kind: Kind
@@ -33,51 +39,52 @@ class Place(NamedTuple):
         """
         array = adopted(self.machine, value, name, dtype)
         if array is None:
-            raise TypeError(f"{name} must be an array on the GPU, as what it goes with is, got {_what(value)}")
+            got = "a NumPy array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name} must be an array on the GPU, as what it goes with is, got {got}")
         return array
 
-    def wrap(self, array: DeviceArray | None) -> Any:
-        """An array of ours as one of the caller's library."""
+    def wrap(self, array: Any) -> Any:
+        """An array of ours, or several in a tuple, as the caller's library has them; None stays."""
+        if isinstance(array, tuple):
+            return tuple(map(self.wrap, array))
         return None if array is None else self.kind.wrap(array)
 
-    def wrap_all(self, arrays: Any) -> Any:
-        """The same for arrays in tuples, and None."""
-        if isinstance(arrays, tuple):
-            return tuple(map(self.wrap_all, arrays))
-        return self.wrap(arrays)
-
-    def on(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block, use the stream that the library uses."""
-        return self.machine.on(self.kind.stream())
+    def on(self, stream: Any = None) -> contextlib.AbstractContextManager[None]:
+        """Within the block, use that stream, or else the one that the library uses."""
+        return self.machine.on(self.kind.stream() if stream is None else stream)
 
 
-def place_of(value: Any, name: str, parameters: Parameters | None = None) -> Place | None:
+def place_of(value: Any, name: str, parameters: Parameters | None = None, stream: Any = None) -> Place | None:
     """Where a call with that argument runs: None for the CPU.
+
+    Without parameters the argument decides.
 
     Raises
     ------
     TypeError
         The argument and the parameters aren't on the same side.
+    ValueError
+        A stream is given, and it is the CPU.
     """
-    kind, there = kind_of(value), None if parameters is None or parameters.size == 0 else parameters
-    if there is None:
-        if kind is None:
-            return None
-        return Place(value.machine if isinstance(value, DeviceArray) else current.machine(getattr(kind, "ordinal", None) or 0), kind)
-    if there.machine is not None and kind is None:
-        raise TypeError(
-            f"{name} must be an array on the GPU, as the parameters are, got {_what(value)}: "
-            'put it there, or move the parameters by to("cpu")'
-        )
+    kind = kind_of(value)
+    if parameters is not None and parameters.size:
+        return Place(parameters.machine, kind) if is_there(parameters, name, kind, stream) and kind else None
     if kind is None:
+        if stream is not None:
+            raise ValueError(f"stream must be None where {name} is on the CPU, got {stream!r}")
         return None
-    if there.machine is None:
+    return Place(value.machine if isinstance(value, DeviceArray) else current.machine(kind.ordinal or 0), kind)
+
+
+def is_there(parameters: Parameters, name: str, kind: Kind | None, stream: Any) -> bool:
+    """Whether parameters and the argument of that kind are on a GPU; both must be, or neither."""
+    on_gpu = parameters.machine is not None
+    if on_gpu != (kind is not None):
+        places = ("on the CPU", "on the GPU")
         raise TypeError(
-            f"{name} must be a NumPy array, as the parameters are on the CPU, got an array on the GPU: "
-            'move the parameters by to("cuda")'
+            f"{name} must be {places[on_gpu]}, where the layer's parameters are, got an array {places[not on_gpu]}: "
+            f"copy {name}, or move the layer with layer.to({'cpu' if on_gpu else 'cuda'!r})"
         )
-    return Place(there.machine, kind)
-
-
-def _what(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if stream is not None and not on_gpu:
+        raise ValueError(f"stream must be None for a layer on the CPU, got {stream!r}")
+    return on_gpu

@@ -125,9 +125,11 @@ class Embedding(Stateless):
         if self.padding_idx is not None:
             gradients["weight"][self.padding_idx] = 0
 
-    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
         index = side_by_side(x, np.dtype(np.int64))
-        return looked_up(self.params["weight"], index, ends_of(x.machine, ends))
+        return looked_up(self._own("weight"), index, ends_of(x.machine, ends))
 
     def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> None:
         add_to_rows(kept, side_by_side(dy), self.padding_idx, gradients["weight"])

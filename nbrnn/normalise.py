@@ -94,10 +94,12 @@ class LayerNorm(Stateless):
             dy = dy * np.asarray(self.params["weight"])
         return steps.back(back(dy, z, scale))
 
-    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
         steps = RowsThere(x, None if ends is None else inside(ends, len(x)))
         z, scale = normalised(steps.of(x), self.eps)
-        y = stretched(z, self.params["weight"], self.params["bias"]) if self.elementwise_affine else z
+        y = stretched(z, self._own("weight"), self._own("bias")) if self.elementwise_affine else z
         return steps.back(y), (steps, z, scale)
 
     def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
@@ -106,5 +108,5 @@ class LayerNorm(Stateless):
         if self.elementwise_affine:
             parts.sum_of_rows(parts.mapped(_times, dy, z), gradients["weight"])
             parts.sum_of_rows(dy, gradients["bias"])
-            dy = stretched(dy, self.params["weight"])
+            dy = stretched(dy, self._own("weight"))
         return steps.back(normalised_back(dy, z, scale))

@@ -128,10 +128,12 @@ class Linear(Stateless):
             np.sum(dy, 0, out=gradients["bias"])
         return steps.back(product(dy, np.asarray(self.params["weight"])))
 
-    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
         steps = RowsThere(x, None if ends is None else inside(ends, len(x)))
         rows = steps.of(x)
-        y = parts.product(rows, self.params["weight"], self.params["bias"] if self.bias else None)
+        y = parts.product(rows, self._own("weight"), self._own("bias") if self.bias else None)
         if self.activation == "softmax":
             parts.softmax(y)
         elif self.activation is not None:
@@ -148,7 +150,7 @@ class Linear(Stateless):
         parts.product_of_columns(dy, x, gradients["weight"])
         if self.bias:
             parts.sum_of_rows(dy, gradients["bias"])
-        return steps.back(parts.product_back(dy, self.params["weight"]))
+        return steps.back(parts.product_back(dy, self._own("weight")))
 
 
 # OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
@@ -251,7 +253,9 @@ class Dropout(Stateless):
             result[outside] = 0
         return result
 
-    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
         key = None if rng is None or self.p == 0 else draw_key(rng)
         kept = key, None if ends is None else RowsThere(x, inside(ends, len(x)))
         return self._drop_there(x, *kept), kept

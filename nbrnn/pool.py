@@ -90,7 +90,9 @@ class Pool(Stateless):
             np.put_along_axis(dx, at[None], dy[None], 0)
         return dx.reshape(x_shape)
 
-    def _run_there(self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None) -> tuple[DeviceArray, Any]:
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
         x_shape, x = x.shape, x if x.ndim == 3 else x[:, None]
         limits = x.machine.put(np.full(x.shape[1], x.shape[0], np.int64) if ends is None else ends)
         y, at = pooled(self.mode, x, limits)

@@ -135,9 +135,7 @@ def test_pool(machine, mode):
     turned = np.ascontiguousarray(given(spoilt=False).swapaxes(0, 1))
     found = make()(DeviceArray.put(machine, turned).swapaxes(0, 1))[0]
     np.testing.assert_allclose(found.numpy(), make()(turned.swapaxes(0, 1))[0], 1e-6)
-    np.testing.assert_allclose(
-        make()(DeviceArray.put(machine, turned[0]))[0].numpy(), make()(turned[0])[0], 1e-6
-    )
+    np.testing.assert_allclose(make()(DeviceArray.put(machine, turned[0]))[0].numpy(), make()(turned[0])[0], 1e-6)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
@@ -194,19 +192,24 @@ def test_sequential(machine):
 def test_mixes_are_refused(machine):
     net, x = nbrnn.Linear(3, 2, rng=0), np.ones((2, 3), "f")
     there = DeviceArray.put(machine, x)
-    with pytest.raises(TypeError, match=r'x must be a NumPy array.*to\("cuda"\)'):
-        net(there)
-    with pytest.raises(TypeError, match=r'x must be a NumPy array.*to\("cuda"\)'):
-        nbrnn.Sequential(net)(there)
+    for cpu in (net, nbrnn.Sequential(nbrnn.Linear(3, 2, rng=0))):
+        with pytest.raises(TypeError, match=r"x must be on the CPU.*got an array on the GPU.*to\('cuda'\)"):
+            cpu(there)
+        with pytest.raises(ValueError, match="stream must be None"):
+            cpu(x, stream=1)
+        with pytest.raises(ValueError, match="stream must be None"):
+            cpu.backward(cpu.forward(x)[2], stream=1)
+    with pytest.raises(ValueError, match="stream must be None where x is on the CPU"):
+        nbrnn.Dropout()(x, stream=1)
     own = nbrnn.Linear(3, 2, rng=0).to("cuda")
-    with pytest.raises(TypeError, match=r'x must be an array on the GPU.*got numpy.ndarray.*to\("cpu"\)'):
+    with pytest.raises(TypeError, match=r"x must be on the GPU.*got an array on the CPU.*to\('cpu'\)"):
         own(x)
     y, _, tape = own.forward(there)
     with pytest.raises(TypeError, match="dy must be an array on the GPU"):
         own.backward(tape, y.numpy())
     with pytest.raises(ValueError, match="dy must have shape"):
         own.backward(tape, there)
-    with pytest.raises(TypeError, match="dtype float32, got float64"):
+    with pytest.raises(TypeError, match="x must be of dtype float32, got float64"):
         own(DeviceArray.put(machine, np.ones((2, 3))))
     with pytest.raises(ValueError, match="same device"):
         own(DeviceArray.put(Emulated(), x))

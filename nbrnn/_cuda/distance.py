@@ -14,7 +14,7 @@ import numpy as np
 
 from . import primitives
 from .kernels import Kernel, _arguments
-from .pointwise import THREADS
+from .sums import THREADS
 
 SQUARE, ABSOLUTE, HUBER = 0, 1, 2
 

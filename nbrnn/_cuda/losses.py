@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def binary(
     target: DeviceArray,
     lengths: Host | None,
     batch_first: bool,
-    weights: tuple[Host | None, Host | None],
+    weights: Sequence[Host | None],
     numbers: int,
 ) -> tuple[DeviceArray, DeviceArray]:
     """(loss, dy) of the binary cross entropy; ``weights`` of numbers and of positives are the host's."""
@@ -113,7 +114,7 @@ def cross_entropy(
     if rows == 0:
         return steps.nothing()
     w = machine.put(np.zeros(0, y.dtype) if weight is None else weight.astype(y.dtype))
-    chosen, weights, losses = machine.empty(rows, np.dtype(np.int64)), machine.empty(rows, y.dtype), None
+    chosen, weights = machine.empty(rows, np.dtype(np.int64)), machine.empty(rows, y.dtype)
     goal = steps.like_y(target, np.dtype(np.int64))
     machine.launch(targets_kernel(y.dtype), blocks(rows), (goal, w, *steps.places, classes, ignored, chosen, weights))
     total, losses = reduced(machine, "sum", weights), machine.empty(rows, y.dtype)

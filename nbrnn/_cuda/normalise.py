@@ -12,9 +12,9 @@ import numpy as np
 from . import primitives
 from .array import DeviceArray
 from .kernels import Kernel, _arguments
-from .pointwise import THREADS, blocks
+from .pointwise import blocks
 from .softmax import rows_of_warps
-from .sums import LANES, sum_across
+from .sums import LANES, THREADS, sum_across
 
 
 def normalise(dtype: np.dtype[Any]) -> Callable[..., None]:

@@ -12,7 +12,8 @@ from . import primitives
 from .array import DeviceArray
 from .kernels import Kernel, _arguments
 from .machine import Flat
-from .pointwise import THREADS, blocks
+from .pointwise import blocks
+from .sums import THREADS
 
 
 def pool(mode: str, dtype: np.dtype[Any]) -> Callable[..., None]:

@@ -80,7 +80,8 @@ class Rows:
     def _at(self, strides: tuple[int, ...]) -> Flat:
         """Where each row begins in an array with such strides."""
         if strides not in self._offsets:
-            places = np.unravel_index(self.chosen, self.shape)
+            chosen = np.zeros(0, np.int64) if self.chosen is None else self.chosen
+            places = np.unravel_index(chosen, self.shape)
             offsets = sum((p * s for p, s in zip(places, strides, strict=True)), np.zeros(self.count, np.int64))
             self._offsets[strides] = self.machine.put(offsets.astype(np.int64))
         return self._offsets[strides]

@@ -13,8 +13,8 @@ from . import primitives
 from .array import DeviceArray
 from .kernels import Kernel, _arguments
 from .machine import Flat, Machine
-from .pointwise import THREADS, blocks
-from .sums import reduced
+from .pointwise import blocks
+from .sums import THREADS, reduced
 
 
 def quotient(dtype: np.dtype[Any]) -> Callable[..., None]:

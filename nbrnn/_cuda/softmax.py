@@ -142,7 +142,7 @@ def cross_entropy(dtype: np.dtype[Any]) -> Callable[..., None]:
         if row < rows:
             lane, at = cuda.threadIdx.x & (LANES - 1), row * classes
             c, W = read(chosen, row), read(total, 0)
-            if c < 0 or W == zero:
+            if c < 0 or zero == W:
                 nothing = nan if c == NO_CLASS else zero
                 for k in range(lane, classes, LANES):
                     write(dy, at + k, nothing)
@@ -197,4 +197,6 @@ def cross_entropy_kernel(dtype: np.dtype[Any]) -> Kernel:
         f"y:in chosen:in:i8 total:in weight:in own:{number} even:{number} all_even:{number} classes:i8 rows:i8 "
         "losses:out dy:inout"
     )
-    return Kernel(("cross_entropy", dtype.name), functools.partial(cross_entropy, dtype), _arguments(text, dtype), THREADS)
+    return Kernel(
+        ("cross_entropy", dtype.name), functools.partial(cross_entropy, dtype), _arguments(text, dtype), THREADS
+    )

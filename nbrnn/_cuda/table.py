@@ -12,9 +12,9 @@ from . import primitives
 from .array import DeviceArray
 from .kernels import Kernel, _arguments
 from .machine import Flat
-from .pointwise import THREADS, blocks
+from .pointwise import blocks
 from .softmax import rows_of_warps
-from .sums import LANES
+from .sums import LANES, THREADS
 
 #: In place of a row: of one that doesn't count.
 NOT_COUNTED = -1
@@ -78,7 +78,9 @@ def add_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
             if first:
                 for begin in range(r, chosen.shape[0], LANES):
                     q = begin + lane
-                    same = cuda.ballot_sync(0xFFFFFFFF, q < chosen.shape[0] and read(chosen, min(q, chosen.shape[0] - 1)) == row)
+                    same = cuda.ballot_sync(
+                        0xFFFFFFFF, q < chosen.shape[0] and read(chosen, min(q, chosen.shape[0] - 1)) == row
+                    )
                     for other in range(LANES):
                         if (same >> other) & 1:
                             for k in range(lane, n, LANES):

@@ -11,7 +11,7 @@ from .. import _check
 from .._cpu import isa
 from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
-from .inputs import MOST, Array, by_step, count, integers, limits, logits, ready, steps, there
+from .inputs import MOST, Array, by_step, count, limits, ready, sides, steps
 
 
 def cross_entropy(
@@ -63,14 +63,7 @@ def cross_entropy(
     >>> round(loss, 4), dy[0].tolist()
     (1.3863, [-0.375, 0.125, 0.125, 0.125])
     """
-    found = there(y, target)
-    if found is None:
-        y = logits(y)
-        chosen = integers(target, "target")
-    else:
-        place, y, chosen = found
-        if chosen.dtype.kind not in "iu":
-            raise TypeError(f"target must be integers, got dtype {chosen.dtype}")
+    place, y, chosen = sides(y, target, whole=True)
     if y.ndim == 0 or y.shape[-1] == 0:
         raise ValueError(f"y must have shape (..., classes), got {y.shape}")
     classes = y.shape[-1]
@@ -84,11 +77,11 @@ def cross_entropy(
         _check.shape(w, "weight", (classes,))
         if not (np.isfinite(w).all() and (w >= 0).all()):
             raise ValueError("weight must be finite and >= 0 for each class")
-    if found is not None:
+    if place is not None:
         with place.on():
-            given = None if weight is None else w
-            value, slope = on_device.cross_entropy(y, chosen, ends, batch_first, ignored, given, smoothing)
-            return place.wrap(value), place.wrap(slope)
+            there: Any = y
+            own = None if weight is None else w
+            return place.wrap(on_device.cross_entropy(there, chosen, ends, batch_first, ignored, own, smoothing))
     dy = np.empty(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
@@ -147,21 +140,16 @@ def bce_with_logits(
     >>> round(loss, 4), dy.tolist()
     (0.6931, [[0.25], [-0.25]])
     """
-    found = there(y, target)
-    if found is None:
-        y = logits(y)
-        goal = _check.real(target, "target")
-    else:
-        place, y, goal = found
+    place, y, goal = sides(y, target)
     _check.shape(goal, "target", y.shape)
     weights = [_weights(a, name, y) for a, name in ((weight, "weight"), (pos_weight, "pos_weight"))]
     ends = steps(y, lengths, batch_first, 2)
     numbers = count(y, ends)
-    if found is not None:
+    if place is not None:
         with place.on():
-            chosen = tuple(None if a is None else w for a, w in zip((weight, pos_weight), weights, strict=True))
-            value, slope = on_device.binary(y, goal, ends, batch_first, chosen, numbers)
-            return place.wrap(value), place.wrap(slope)
+            there: Any = y
+            own = [None if a is None else w for a, w in zip((weight, pos_weight), weights, strict=True)]
+            return place.wrap(on_device.binary(there, goal, ends, batch_first, own, numbers))
     if numbers == 0:
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):

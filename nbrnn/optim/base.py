@@ -34,9 +34,9 @@ class Optimizer:
     """What all optimisers can do.
 
     A step changes the parameters in place, in one pass, in their own dtype; factors that are the same for all of them
-    are computed in float64 first.  What is carried from step to step is where the parameters are: on a GPU too, and it
-    moves with them, at the first step after the network's ``to``.  Gradients that aren't finite are computed with as they are.  Settings but ``lr``
-    stay as they were given.
+    are computed in float64 first.  What is carried from step to step is where the parameters are, on a GPU too: it
+    follows them with the first step after the network's ``to``.  Gradients that aren't finite are computed with as they
+    are.  Settings but ``lr`` stay as they were given.
     """
 
     net: Parametric
@@ -49,7 +49,7 @@ class Optimizer:
         self.lr = lr
         vars(self).update(settings, net=net)
         self._t = 0
-        self._vectors: dict[str, Array | None] = {}
+        self._vectors: dict[str, Any] = {}  # on a device, DeviceArrays
 
     def _carry(self, **vectors: bool) -> None:
         """Have these vectors, one number for each parameter, from 0 on; those marked False are None."""
@@ -100,7 +100,7 @@ class Optimizer:
         """Step number ``_t``."""
         raise NotImplementedError
 
-    def _run(self, loop: Any, g: Array, *numbers: float) -> None:
+    def _run(self, loop: Any, g: Any, *numbers: float) -> None:
         """Run a loop of ``_loops.update`` on the parameters and all vectors."""
         self._follow()
         vectors, parameters = self._vectors.values(), self.net._parameters
@@ -120,7 +120,7 @@ class Optimizer:
         parameters = self.net._parameters
         place = place_of(grads.flat, "grads.flat", parameters)
         if place is None:
-            g = _check.array(grads.flat, "grads.flat", parameters.dtype)
+            g: Any = _check.array(grads.flat, "grads.flat", parameters.dtype)
         else:
             g = place.adopt(grads.flat, "grads.flat", parameters.dtype)
         _check.shape(g, "grads.flat", (parameters.size,))
