@@ -12,11 +12,13 @@ from nbrnn._cells import GRU, LSTM, Cell, RNNTanh
 from nbrnn._cuda import kernels
 from nbrnn._cuda.plan import Plan
 from tests.emulated import ptx_of
-from tests.ptx.compile import assemble, machine_instructions
+from tests.ptx.compile import assemble, machine_instructions, tool
 
 CELLS = {"tanh": RNNTanh, "GRU": GRU, "LSTM": LSTM}
 #: Largest shared memory of a block that needs no special leave.
 SHARED = 48 * 1024
+#: Whether ptxas and nvdisasm are installed.
+CAN_ASSEMBLE = bool(tool("ptxas") and tool("nvdisasm"))
 
 
 def recurrent(cell: type[Cell], dtype: str, H: int, rows: int = 4) -> tuple[kernels.Kernel, kernels.Kernel, Plan]:
@@ -46,6 +48,15 @@ def in_doubles(instructions: Counter[str]) -> int:
             name in ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX") or "F64" in modifiers or "64H" in modifiers
         )
     return found
+
+
+def wasted(kernel: kernels.Kernel, cc: tuple[int, int] = (8, 0)) -> str:
+    """What a kernel takes that it shouldn't: spills, a stack, or doubles where there are only floats; "" for none."""
+    found = assemble(ptx_of(kernel, cc))
+    doubles = in_doubles(machine_instructions(found.cubin))
+    float64 = any(a.dtype == np.float64 for a in kernel.arguments)
+    numbers = found.spill_stores, found.spill_loads, found.stack, 0 if float64 else doubles
+    return f"{kernel.key[0]}: {numbers}" if any(numbers) else ""
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ if not nvvm.has_numba_cuda():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+from tests.cuda_resources import CAN_ASSEMBLE, wasted  # noqa: E402
 from tests.emulated import Emulated  # noqa: E402
 from tests.test_cuda_kernels import WITHIN, caught_in, compare  # noqa: E402
 
@@ -158,7 +159,7 @@ def test_mixes_are_refused(machine):
         losses.mse(DeviceArray.put(machine, np.ones(3, int)), DeviceArray.put(machine, np.ones(3, int)))
 
 
-def test_mutants_are_caught(machine):
+def test_mutants_are_caught_and_nothing_is_wasted(machine):
     put = lambda a: DeviceArray.put(machine, a)
     y, target = put(np.random.default_rng(0).normal(size=(T, B, 3)).astype("f")), put(np.ones((T, B, 3), "f"))
     losses.huber(y, target, LENGTHS)
@@ -171,6 +172,7 @@ def test_mutants_are_caught(machine):
         name = launch[0].key[:2] if launch[0].key[0] == "reduction" else launch[0].key[0]
         if name not in seen:
             seen.add(name)
+            assert not CAN_ASSEMBLE or not wasted(launch[0])
             left = caught_in(launch)
             assert not left, str(name) + "\n" + "\n".join(map(str, left))
     assert len(seen) == 8

@@ -13,6 +13,7 @@ if not nvvm.has_numba_cuda():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+from tests.cuda_resources import CAN_ASSEMBLE, wasted  # noqa: E402
 from tests.emulated import Emulated  # noqa: E402
 from tests.test_cuda_kernels import WITHIN, caught_in  # noqa: E402
 from tests.test_cuda_kernels import compare as compare_numbers  # noqa: E402
@@ -223,7 +224,7 @@ def test_mixes_are_refused(machine):
     own(x)
 
 
-def test_mutants_are_caught(machine):
+def test_mutants_are_caught_and_nothing_is_wasted(machine):
     """Stores moved."""
     net = nbrnn.Sequential(nbrnn.Embedding(4, 3, rng=0), nbrnn.LayerNorm(3), nbrnn.Linear(3, 2, activation="softmax"))
     net.to("cuda")
@@ -236,6 +237,7 @@ def test_mutants_are_caught(machine):
         name = launch[0].key[0]
         if name not in seen and name not in ("product", "sum_rows", "sum_parts"):
             seen.add(name)
+            assert not CAN_ASSEMBLE or not wasted(launch[0])
             left = caught_in(launch)
             assert not left, name + "\n" + "\n".join(map(str, left))
     assert seen == {

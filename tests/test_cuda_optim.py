@@ -19,8 +19,8 @@ if not nvvm.has_numba_cuda():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from tests.cuda_resources import in_doubles  # noqa: E402
-from tests.emulated import Emulated, ptx_of  # noqa: E402
+from tests.cuda_resources import CAN_ASSEMBLE, wasted  # noqa: E402
+from tests.emulated import Emulated  # noqa: E402
 from tests.test_cuda_kernels import caught_in  # noqa: E402
 
 
@@ -162,7 +162,7 @@ def test_mixes_are_refused(machine):
     assert opt.state_dict()["t"] == 0
 
 
-def test_mutants_are_caught_and_nothing_is_in_doubles(machine):
+def test_mutants_are_caught_and_nothing_is_wasted(machine):
     net = layer().to("cuda")
     there = gradients(machine)[1]
     nbrnn.clip_grad_norm(there, 0.5)
@@ -176,8 +176,5 @@ def test_mutants_are_caught_and_nothing_is_in_doubles(machine):
             seen.add(kernel.key)
             left = caught_in(launch)
             assert not left, kernel.key[0] + "\n" + "\n".join(map(str, left))
-        if nvvm.tool("ptxas") and nvvm.tool("nvdisasm"):
-            found = nvvm.assemble(ptx_of(kernel, (8, 0)))
-            assert found.spill_stores == found.spill_loads == found.stack == 0
-            assert in_doubles(nvvm.machine_instructions(found.cubin)) == 0, kernel.key
+            assert not CAN_ASSEMBLE or not wasted(kernel)
     assert len(seen) == 5

@@ -30,7 +30,7 @@ def blocks(size: int) -> tuple[int, ...]:
 def sources(function: Callable[..., Any]) -> str:
     """What tells a function that comes from outside from others of that name: it is no part of the core."""
     code = function.__code__
-    return f"{code.co_filename}:{code.co_firstlineno}:{digest_of(pathlib.Path(code.co_filename))}"
+    return f"{code.co_name}:{code.co_firstlineno}:{digest_of(pathlib.Path(code.co_filename))}"
 
 
 # Copies

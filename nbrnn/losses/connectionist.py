@@ -68,8 +68,8 @@ def ctc(
 
     Notes
     -----
-    Alignments are summed in float64 for either dtype, (2 S + 1) numbers a step.  A sequence's dy is the same bits
-    in any batch of that size, and the loss does not depend on the order of the sequences.
+    It runs on the CPU only.  Alignments are summed in float64 for either dtype, (2 S + 1) numbers a step.  A sequence's
+    dy is the same bits in any batch of that size, and the loss does not depend on the order of the sequences.
 
     References
     ----------

@@ -85,7 +85,7 @@ class Optimizer:
         Parameters
         ----------
         grads : Gradients
-            From ``net.backward``.
+            From ``net.backward``; on the GPU if the parameters are.
 
         Raises
         ------

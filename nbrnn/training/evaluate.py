@@ -36,6 +36,8 @@ class Scores(NamedTuple):
 def evaluate(net: Module, data: Any, loss: Loss, *, metric: Metric | None = None, batch_size: int = 32) -> Scores:
     """A loss, and a metric, on data; without dropout.
 
+    Data are on the host, also where the network is on a GPU.
+
     Parameters
     ----------
     net : Module
