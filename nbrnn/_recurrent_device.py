@@ -67,7 +67,8 @@ class OnDevice:
         array = adopted(self.machine, value, name, self.axes.dtype)
         if array is None:
             raise TypeError(f"{name} must be an array on the GPU, as x and the parameters are, got {_called(value)}")
-        if array.size and (min(array.strides) < 0 or (array.shape[-1] > 1 and array.strides[-1] != 1)):
+        inner = array.shape[-1:] < (2,) or array.strides[-1] == 1
+        if array.size and not (inner and min(array.strides, default=0) >= 0):
             raise ValueError(
                 f"{name} must have its last axis contiguous, got strides {array.strides} for shape {array.shape}: "
                 "make it contiguous"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes.util
 import os
 import pathlib
 import platform
@@ -27,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .bench import command as benchmark
 
     benchmark.add_arguments(commands.add_parser("bench", help="how fast this machine, nbrnn and installed peers are"))
+    from .gpu_check import command as gpu_check
+
+    gpu_check.add_arguments(commands.add_parser("gpu-check", help="whether this machine's GPU agrees with its CPU"))
     given = parser.parse_args(arguments)
     if given.command == "demo":
         from . import demo as demonstration
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demonstration.run(given.output, progress=not given.no_progress)
     elif given.command == "bench":
         benchmark.run(given)
+    elif given.command == "gpu-check":
+        return gpu_check.run(given)
     else:
         print(info())
     return 0
@@ -57,6 +61,7 @@ def info() -> str:
     import scipy
 
     from ._cpu import forward, isa, workers
+    from .gpu_check import found
 
     cache = getattr(forward.forward, "_cache", None)
     lines = {
@@ -70,14 +75,9 @@ def info() -> str:
         "vectors": isa.describe(),
         "threads": f"at most {workers.allowed()} a call (numba.set_num_threads), {os.cpu_count()} processors",
         "cache": str(getattr(cache, "cache_path", "none: compiles anew in each process")),
-        "cuda": _cuda(),
+        "cuda": found.summary(),
     }
     return "\n".join(f"{name:10s} {text}" for name, text in lines.items())
-
-
-def _cuda() -> str:
-    driver = "found" if ctypes.util.find_library("cuda") or ctypes.util.find_library("nvcuda") else "not found"
-    return f"no backend in this version (NVIDIA driver {driver})"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from nbrnn._cells import GRU, LSTM, Cell, RNNTanh
 from nbrnn._cuda import kernels
 from nbrnn._cuda.plan import Plan
+from nbrnn._cuda.spread import SpreadPlan
 from tests.emulated import ptx_of
 from tests.ptx.compile import assemble, machine_instructions, tool
 
@@ -19,12 +20,29 @@ CELLS = {"tanh": RNNTanh, "GRU": GRU, "LSTM": LSTM}
 SHARED = 48 * 1024
 #: Whether ptxas and nvdisasm are installed.
 CAN_ASSEMBLE = bool(tool("ptxas") and tool("nvdisasm"))
+#: Multiprocessors of an A100, an H100 and a B200.
+PROCESSORS = {(8, 0): 108, (9, 0): 132, (10, 0): 148}
 
 
 def recurrent(cell: type[Cell], dtype: str, H: int, rows: int = 4) -> tuple[kernels.Kernel, kernels.Kernel, Plan]:
     """The kernels forward and back, and their plan."""
     plan = Plan(cell, np.dtype(dtype), H, rows)
     return kernels.forward_kernel(plan, True), kernels.backward_kernel(plan), plan
+
+
+def cooperative(
+    cell: type[Cell], dtype: str, H: int, cc: tuple[int, int], processors: int
+) -> tuple[kernels.Kernel, kernels.Kernel, SpreadPlan]:
+    """The kernels of all multiprocessors together, and their plan."""
+    plan = SpreadPlan.of(cell, np.dtype(dtype), H, processors, cc)
+    assert plan is not None
+    return kernels.cooperative_kernel(plan, True), kernels.cooperative_back_kernel(plan), plan
+
+
+def step_by_step(cell: type[Cell], dtype: str) -> list[kernels.Kernel]:
+    """The kernels of one step."""
+    kind = np.dtype(dtype)
+    return [kernels.step_kernel(cell, kind, True), kernels.step_back_kernel(cell, kind)]
 
 
 def others(dtype: str) -> list[kernels.Kernel]:
@@ -36,6 +54,9 @@ def others(dtype: str) -> list[kernels.Kernel]:
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
         kernels.drop_kernel(kind),
+        kernels.gather_kernel(kind),
+        kernels.offsets_kernel(),
+        *(kernels.other_step_kernel(name, kind) for name in ("take_gradients", "feed", "add_masked", "finish")),
     ]
 
 
@@ -74,7 +95,7 @@ def main() -> None:
         found = assemble(ptx_of(kernel, cc, given.lto))
         spilled = found.spill_stores + found.spill_loads
         doubles = in_doubles(machine_instructions(found.cubin))
-        numbers = (found.registers, spilled, found.stack, found.shared, doubles)
+        numbers = (found.registers, spilled, found.stack, found.shared + kernel.shared, doubles)
         print("|", " | ".join(map(str, (*first, *numbers))), "|", flush=True)
 
     for dtype, (name, cell) in itertools.product(("float32", "float64"), CELLS.items()):
@@ -83,6 +104,16 @@ def main() -> None:
             for way, kernel, split in (("forward", forward, plan.forward), ("back", backward, plan.backward)):
                 weights = f"{split.weights} ({split.in_registers})"
                 row(kernel, name, dtype, H, way, split.threads, weights)
+    for dtype, (name, cell) in itertools.product(("float32", "float64"), CELLS.items()):
+        for H in (256, 512, 1024):
+            if SpreadPlan.of(cell, np.dtype(dtype), H, PROCESSORS[cc], cc) is None:
+                continue
+            there, back, spread = cooperative(cell, dtype, H, cc, PROCESSORS[cc])
+            for way, kernel, part in (("forward", there, spread.forward), ("back", back, spread.backward)):
+                threads = f"{part.blocks} x {part.threads}"
+                row(kernel, name, dtype, H, way, threads, f"{part.weights} ({part.in_registers})")
+        for kernel in step_by_step(cell, dtype):
+            row(kernel, name, dtype, "any", kernel.key[0], kernel.threads, "")
     for dtype in ("float32", "float64"):
         for kernel in others(dtype):
             row(kernel, " ".join(kernel.key[:1] + kernel.key[2:]), dtype, "", "", kernel.threads, "")

@@ -135,7 +135,10 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=N
     def spaced(array):
         wide = np.full((T, B, array.shape[2] + gaps), np.nan, array.dtype)
         wide[:, :, : array.shape[2]] = array
-        return wide, B * wide.shape[2], wide.shape[2]
+        return machine.put(wide), B * wide.shape[2], wide.shape[2]
+
+    def got(array, *shape):
+        return machine.get(array).reshape(shape)
 
     past = np.zeros((T, B), bool)
     if case.lengths is not None:
@@ -160,18 +163,21 @@ def run_case(machine, cell, case, rows=4, chunk=256, gaps=0, keep=True, family=N
         def fresh():
             return State(*(machine.empty(B * n, np.dtype(case.dtype)) for n in (K, extras * H)))
 
-        own_y, after = Sequences(y.reshape(-1)[d * K :], y_time, y_batch), fresh()
-        own_x, before_state = Sequences(x.reshape(-1), x_time, x_batch), state(case.h[d], case.c[d])
-        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep, masks_of(case, d))
-        h.append(after.h.reshape(B, K))
-        c.append(after.c.reshape(B, extras * H))
+        masks = masks_of(case, d)
+        masks = masks if masks is None else machine.put(masks)
+        own_y, after = Sequences(y[d * K :], y_time, y_batch), fresh()
+        own_x, before_state = Sequences(x, x_time, x_batch), state(case.h[d], case.c[d])
+        tape = direction.forward(packed, schedule, own_x, own_y, before_state, after, keep, masks)
+        h.append(got(after.h, B, K))
+        c.append(got(after.c, B, extras * H))
         if not keep:
             continue
-        own_dy, before = Sequences(dy.reshape(-1)[d * K :], dy_time, dy_batch), fresh()
+        own_dy, before = Sequences(dy[d * K :], dy_time, dy_batch), fresh()
         found = {n: machine.empty(a.size, a.dtype) for n, a in weights.items()}
-        own_dx = Sequences(dx.reshape(-1), dx_time, dx_batch)
+        own_dx = Sequences(dx, dx_time, dx_batch)
         direction.backward(tape, own_dy, state(case.dh[d], case.dc[d]), own_dx, before, found, d > 0)
-        dh.append(before.h.reshape(B, K))
-        dc.append(before.c.reshape(B, extras * H))
-        gradients |= {n + suffix: a for n, a in found.items()}
-    return y[:, :, : D * K], np.array(h), np.array(c), dx[:, :, :I], np.array(dh), np.array(dc), gradients
+        dh.append(got(before.h, B, K))
+        dc.append(got(before.c, B, extras * H))
+        gradients |= {n + suffix: machine.get(a) for n, a in found.items()}
+    y, dx = got(y, T, B, y_batch)[:, :, : D * K], got(dx, T, B, dx_batch)[:, :, :I]
+    return y, np.array(h), np.array(c), dx, np.array(dh), np.array(dc), gradients

@@ -3,6 +3,7 @@
 import builtins
 import ctypes
 import gc
+import inspect
 import struct
 import sys
 import types
@@ -13,7 +14,7 @@ import pytest
 
 import nbrnn
 from nbrnn._cuda import current, dlpack
-from nbrnn._cuda.array import DeviceArray
+from nbrnn._cuda.array import DeviceArray, in_order
 from nbrnn._cuda.exchange import OURS, adopted, kind_of
 from tests.emulated import Emulated
 
@@ -104,7 +105,9 @@ class Reader:
         assert set_name(capsule, USED[self.name]) == 0
         assert lanes == 1
         self.shape = struct.unpack(f"@{ndim}q", ctypes.string_at(shape, 8 * ndim))
-        self.strides = struct.unpack(f"@{ndim}q", ctypes.string_at(strides, 8 * ndim)) if ndim else ()
+        self.strides = (
+            struct.unpack(f"@{ndim}q", ctypes.string_at(strides, 8 * ndim)) if strides else in_order(self.shape)
+        )
         self.dtype, self.data = np.dtype(f"{'iufxxcb'[code]}{bits // 8}"), data + start if data else 0
 
     def numbers(self):
@@ -445,6 +448,22 @@ def test_what_cant_be_given(machine):
         reader.close()
 
 
+def test_a_numpy_without_versions(machine, monkeypatch):
+    class Old(np.ndarray):
+        def __dlpack__(self):
+            return np.ndarray.__dlpack__(self)
+
+    array, asarray = DeviceArray.put(machine, np.arange(4.0)), np.asarray
+    monkeypatch.setattr(dlpack.np, "asarray", lambda a: asarray(a).view(Old))
+    reader = Reader(array.__dlpack__(max_version=(1, 0)))
+    assert reader.name == b"dltensor"
+    same(reader.numbers(), [0, 1, 2, 3])
+    reader.close()
+    array.readonly = True
+    with pytest.raises(BufferError, match="needs NumPy 2.1"):
+        array.__dlpack__(max_version=(1, 0))
+
+
 class OnTheHost:
     """An array of ours that says it is on the host: libraries without a GPU take it."""
 
@@ -617,6 +636,15 @@ def test_numba(machine, monkeypatch):
     assert given == [(found, False)]
     with pytest.raises(TypeError, match="^x must be of dtype float32, got float64$"):
         adopted(machine, x, "x", F4)
+
+
+def test_numbas_names_are_where_they_are_looked_for():
+    numba_cuda = pytest.importorskip("numba_cuda")  # what numba itself has isn't asked for
+    from numba import cuda
+
+    assert numba_cuda
+    assert isinstance(sys.modules["numba.cuda.cudadrv.devicearray"].DeviceNDArray, type)
+    assert "sync" in inspect.signature(cuda.as_cuda_array).parameters
 
 
 def test_jax(machine, monkeypatch):

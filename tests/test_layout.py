@@ -42,6 +42,7 @@ FLOORS = [
     ["diagnostics"],
     ["estimators"],
     ["demo", "bench"],
+    ["gpu_check"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -56,7 +57,7 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
-        "stepwise", "philox", "gather", "kernels", "machine", "dlpack", "array", "compile", "driver", "device", "current",
+        "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
         "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
         "sums", "pointwise", "distance", "softmax", "normalise", "table", "pooling", "rows", "single", "parts", "losses",
     ],
@@ -72,6 +73,7 @@ INSIDE = {
         "__init__", "grid", "timing", "problem", "torch_peer", "onnx_model", "onnx_peers", "jax_peer", "keras_peer",
         "peers", "machine", "compare", "again", "steps", "report", "command",
     ],
+    "gpu_check": ["__init__", "found", "agreement", "times", "command"],
 }  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def give(
     """
     if readonly and not versioned:
         raise BufferError("a read-only array can't be given to a library that doesn't know DLPack 1.0: give its copy()")
-    data = (address, readonly)
+    data = (address or dtype.itemsize, readonly)  # NumPy asks for an address even where there are no numbers
     array = np.asarray(
         _Foreign({"version": 3, "shape": shape, "strides": strides, "typestr": dtype.str, "data": data}, owner)
     )
@@ -115,7 +115,7 @@ def give(
     name, at = _content(capsule)
     managed = (_Managed if name == _OLD else _ManagedVersioned).from_address(at)
     managed.tensor.device_type, managed.tensor.device_id = CUDA, ordinal
-    managed.tensor.data = address  # NumPy has memory of its own where there are no numbers
+    managed.tensor.data = address
     if copied and isinstance(managed, _ManagedVersioned):
         managed.flags |= _COPIED
     return capsule

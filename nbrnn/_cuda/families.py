@@ -248,7 +248,7 @@ def feed(products: Products, run: Run, K: int, first: int, count: int, into: Any
     """What enters W_hh in the steps of some rows: h with masks."""
     grid, when, h = (-(-count * K // stepwise.THREADS),), run.schedule, run.state.h
     kernel = kernels.other_step_kernel("feed", products.dtype)
-    data = (run.y.data, when.offsets_before(run.y), h, run.masks, when.places, into, K, first, count)
+    data = (run.y.data, when.offsets_before(run.y), h, run.masks, when.places(1), into, K, first, count)
     products.machine.launch(kernel, grid, data)
     return Matrix(into, K)
 

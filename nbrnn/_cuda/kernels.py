@@ -16,7 +16,7 @@ import numpy as np
 from .._cells import Cell
 from .._cells.trace import describe
 from .._kernel import cached
-from . import backward, cooperative, forward, gather, philox, product, stepwise
+from . import backward, cooperative, forward, gather, offsets, philox, product, stepwise
 from .plan import Plan
 from .spread import SpreadPlan
 
@@ -56,6 +56,10 @@ _OTHER_STEPS = {
     "finish": "y:inout h:in lengths:in:i4 order:in:i4 h_after:out K:i4 steps:i4 batch:i4 reverse:b1 "
     "y_time:i8 y_batch:i8",
 }
+_OFFSETS = (
+    "starts:in:i4 lengths:in:i4 order:in:i4 cuts:in:u1 "
+    "steps:i4 batch:i4 reverse:b1 time:i8 place:i8 before:b1 cut:b1 out:inout:i8"
+)
 _GATHER = "source:in first:in:i4 second:in:i4 begin:i4 count:i4 out:out"
 _DROP = (
     "x:in y:inout key0:u8 key1:u8 threshold:u8 place:u8 t0:i8 "
@@ -206,6 +210,12 @@ def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``philox.drop``."""
     made = functools.partial(philox.drop, dtype)
     return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
+
+
+@cached
+def offsets_kernel() -> Kernel:
+    """See ``offsets.offsets``."""
+    return Kernel(("offsets",), offsets.offsets, _arguments(_OFFSETS, np.dtype(np.int64)), offsets.THREADS)
 
 
 @cached

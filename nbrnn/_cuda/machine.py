@@ -29,8 +29,10 @@ class Machine(Protocol):
     cc: tuple[int, int]
     #: The device's number.
     ordinal: int
-    #: Handle of the stream in use; 0: the default one.
-    stream: int
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream in use; 0: the default one."""
 
     def empty(self, size: int, dtype: np.dtype[Any]) -> Flat:
         """A new array of so many numbers, which are anything."""

@@ -24,7 +24,7 @@ def drop(dtype: np.dtype[Any]) -> Callable[..., None]:
 
     read, write = primitives.read(), primitives.write()
     zero, one = dtype.type(0), dtype.type(1)
-    word = np.uint64
+    word = np.uint64  # below 2^32: a product of two is one instruction
     low, half = word(0xFFFFFFFF), word(32)
     m0, m1, w0, w1 = word(0xD2511F53), word(0xCD9E8D57), word(0x9E3779B9), word(0xBB67AE85)
 
@@ -48,9 +48,10 @@ def drop(dtype: np.dtype[Any]) -> Callable[..., None]:
                     c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ k0, p1 & low, (p0 >> half) ^ c3 ^ k1, p0 & low
                     k0, k1 = (k0 + w0) & low, (k1 + w1) & low
                 of_x, to_y = s * x_time + b * x_batch + first, s * y_time + b * y_batch + first
-                for k in range(min(4, n - 4 * q)):
-                    value = read(x, of_x + k) if x.shape[0] > 0 else one
-                    write(y, to_y + k, value * scale if c0 >= threshold else zero)
+                for k in range(4):
+                    if 4 * q + k < n:
+                        value = read(x, of_x + k) if x.shape[0] > 0 else one
+                        write(y, to_y + k, value * scale if c0 >= threshold else zero)
                     c0, c1, c2 = c1, c2, c3
 
     return kernel

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
+import numpy as np
+
+from . import kernels
 from .machine import Flat, Machine
+from .offsets import THREADS
 from .schedule import Schedule
 
 #: Arrays of offsets that are kept: a training step of a stack needs about four for each direction.
-_MOST = 32
+_MOST = 16
 
 
 class Placed:
-    """A schedule with its arrays on a machine, put there when first asked for and then kept.
+    """A schedule with its arrays on a machine; what is made there of them, when first asked for, is kept.
 
     Parameters
     ----------
@@ -34,29 +37,33 @@ class Placed:
         self.starts, self.lengths, self.order, self.cuts = (
             machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts)
         )
-        self._kept: dict[tuple[str, tuple[int, ...]], Flat] = {}
+        self._kept: dict[tuple[int, int, bool, bool], Flat] = {}
 
-    def _index(self, name: str, *numbers: int) -> Flat:
-        key = name, numbers
+    def _index(self, time: int, place: int, before: bool, cut: bool) -> Flat:
+        """See ``offsets.offsets``."""
+        key = time, place, before, cut
         if key not in self._kept:
             if len(self._kept) == _MOST:
                 self._kept.clear()
-            self._kept[key] = self.machine.put(getattr(self.schedule, name)(*numbers))
+            self._kept[key] = out = self.machine.empty(self.rows, np.dtype(np.int64))
+            if self.rows:
+                data = (self.starts, self.lengths, self.order, self.cuts, self.steps, self.batch, self.reverse)
+                blocks = -(-self.steps * self.batch // THREADS)
+                self.machine.launch(kernels.offsets_kernel(), (blocks,), (*data, *key, out))
         return self._kept[key]
 
-    @functools.cached_property
-    def places(self) -> Flat:
-        """``Schedule.places``."""
-        return self.machine.put(self.schedule.places)
-
     def offsets(self, sequences: Any) -> Flat:
-        """``Schedule.offsets`` of Sequences."""
-        return self._index("offsets", sequences.time, sequences.batch)
+        """(rows,) int64: where each row's numbers begin in Sequences."""
+        return self._index(sequences.time, sequences.batch, False, False)
 
     def offsets_before(self, sequences: Any) -> Flat:
-        """``Schedule.offsets_before`` of Sequences."""
-        return self._index("offsets_before", sequences.time, sequences.batch)
+        """The same for the h before the step, in y; ``ZEROS`` after a cut, ``SECOND - b`` for the initial state b."""
+        return self._index(sequences.time, sequences.batch, True, True)
+
+    def places(self, width: int) -> Flat:
+        """(rows,) int64: where each sequence's numbers begin in an array (B, width)."""
+        return self._index(0, width, False, False)
 
     def places_before(self, width: int) -> Flat:
-        """``Schedule.places_before``."""
-        return self._index("places_before", width)
+        """The same; ``ZEROS`` after a cut."""
+        return self._index(0, width, False, True)

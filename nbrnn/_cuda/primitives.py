@@ -129,7 +129,7 @@ def write() -> Any:
 
     @primitive(lambda array, i, value: types.none)
     def write(b, array, i, value):
-        (array + i).store(value)
+        (array + i).store(value if isinstance(value, Scalar) else Scalar(b, value))
 
     return write
 

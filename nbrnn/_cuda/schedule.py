@@ -36,8 +36,6 @@ class Schedule:
         Falling; and the places in the caller's batch.
     cuts : (rows,) uint8, or of size 0
         Whether the step starts from zero state.
-    times, places : (rows,) int64
-        What each row is of: a time and a place in the caller's batch.
     """
 
     steps: int
@@ -47,8 +45,6 @@ class Schedule:
     lengths: Array
     order: Array
     cuts: Array
-    times: Array
-    places: Array
 
     @classmethod
     def of(
@@ -63,24 +59,27 @@ class Schedule:
         now = np.arange(steps - 1, -1, -1) if reverse else np.arange(steps)
         count = np.searchsorted(-sorted_lengths, -now, side="left") if batch else np.zeros(steps, np.int64)
         starts = np.concatenate([[0], np.cumsum(count)])
-        if max(steps, batch, starts[-1]) > np.iinfo(np.int32).max:
-            most = max(steps, batch, int(starts[-1]))
+        most = max(steps, batch, int(starts[-1]))
+        if most > np.iinfo(np.int32).max:
             raise ValueError(f"{most:,} steps of sequences are more than a kernel can count; run fewer at once")
-        times = np.repeat(now, count)
-        ranks = np.arange(starts[-1]) - np.repeat(starts[:-1], count)
-        places = order[ranks] if batch else np.zeros(0, np.int64)
         cuts = np.zeros(0, np.uint8)
         if resets is not None:
-            resets = np.asarray(resets)
+            times = np.repeat(now, count)
+            places = order[np.arange(starts[-1]) - np.repeat(starts[:-1], count)]
             if reverse:
                 after = t0 + times + 1
                 cuts = ((after < ends[places]) & resets[np.minimum(after, whole - 1), places]).astype(np.uint8)
             else:
                 cuts = resets[t0 + times, places].astype(np.uint8)
         return cls(
-            steps, batch, reverse, starts.astype(np.int32), sorted_lengths.astype(np.int32), order.astype(np.int32),
-            cuts, times.astype(np.int64), places.astype(np.int64),
-        )  # fmt: skip
+            steps,
+            batch,
+            reverse,
+            starts.astype(np.int32),
+            sorted_lengths.astype(np.int32),
+            order.astype(np.int32),
+            cuts,
+        )
 
     @property
     def rows(self) -> int:
@@ -91,21 +90,3 @@ class Schedule:
         """(first row, number of sequences) of each step at which any runs."""
         starts = self.starts.tolist()
         return [(first, end - first) for first, end in itertools.pairwise(starts) if end > first]
-
-    def places_before(self, width: int) -> Array:
-        """(rows,) int64: where each sequence's numbers begin in an array (B, width); ``ZEROS`` after a cut."""
-        offsets = self.places * width
-        return np.where(self.cuts != 0, ZEROS, offsets) if self.cuts.size else offsets
-
-    def offsets(self, time: int, batch: int) -> Array:
-        """(rows,) int64: where each row's numbers begin in an array with such strides, in numbers."""
-        return self.times * time + self.places * batch
-
-    def offsets_before(self, time: int, batch: int) -> Array:
-        """The same for the h before the step, in y; ``ZEROS`` after a cut, ``SECOND - b`` for the initial state b."""
-        before = self.times + 1 if self.reverse else self.times - 1
-        lengths = np.zeros(self.batch, np.int64)
-        lengths[self.order] = self.lengths
-        first = before == lengths[self.places] if self.reverse else before < 0
-        offsets = np.where(first, SECOND - self.places, before * time + self.places * batch)
-        return np.where(self.cuts != 0, ZEROS, offsets) if self.cuts.size else offsets

@@ -20,7 +20,7 @@ from .machine import Flat, Machine
 from .packing import Packing
 
 #: Plain batches whose schedules are kept.
-_BATCHES = 8
+_BATCHES = 4
 
 
 @dataclasses.dataclass

@@ -27,8 +27,8 @@ def step(cell: type[Cell], dtype: np.dtype[Any], keep: bool) -> Callable[..., No
     hidden_bias    (max(1, split     biases of the hidden halves of split gates
                    gates), H)
     sums           (count, G * H)    those that stem from h, gates as ``of_hidden`` says
-    y, h           numbers           h before the step begins where ``before`` says (``Schedule.offsets_before``);
-                                     that after it is written where ``now`` says (``Schedule.offsets``)
+    y, h           numbers           h before the step begins where ``before`` says (``Placed.offsets_before``);
+                                     that after it is written where ``now`` says (``Placed.offsets``)
     cuts, order    ``Schedule``
     c              (B, E * H)        state beside h, changed
     m              (count, H)        with a projection, written instead of y: what is to be projected

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of ``nbrnn bench``."""
     parser.add_argument("--quick", action="store_true", help="three shapes of one cell and dtype")
     parser.add_argument("--machine-only", action="store_true", help="measure the machine, and nothing else")
-    parser.add_argument("--cell", type=_names(grid.CELLS), metavar="CELLS", help="RNN,GRU,LSTM: some of them")
-    parser.add_argument("--dtype", type=_names(grid.DTYPES), metavar="DTYPES", help="float32,float64: some of them")
+    parser.add_argument("--cell", type=names(grid.CELLS), metavar="CELLS", help="RNN,GRU,LSTM: some of them")
+    parser.add_argument("--dtype", type=names(grid.DTYPES), metavar="DTYPES", help="float32,float64: some of them")
     parser.add_argument(
-        "--mode", type=_names(MODES), metavar="MODES", help="inference,training,stream,jit: some of them"
+        "--mode", type=names(MODES), metavar="MODES", help="inference,training,stream,jit: some of them"
     )
     parser.add_argument(
         "--shape", type=_shape, action="append", metavar="T,B,I,H", help="a shape of your own; may be repeated"
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peers", type=_peers, metavar="PEERS", help=f"{','.join(PEERS)}: some of them, or none; else all installed"
     )
-    parser.add_argument("--seconds", type=_seconds, default=2.0, help="time for each line, about (default: 2)")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write everything there; - for the standard output")
+    parser.add_argument("--seconds", type=seconds, default=2.0, help="time for each line, about (default: 2)")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write everything there; - for the standard output")
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -100,26 +100,26 @@ def _sizes(given: argparse.Namespace, usual: Sequence[tuple[int, int]]) -> Seque
     return grid.QUICK_SIZES if given.quick else usual
 
 
-def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+def names(known: Sequence[str]) -> Callable[[str], list[str]]:
     """A type of argument: some of the known names, with commas between."""
 
     def parse(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
+        found = text.split(",")
+        for name in found:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"must be of {', '.join(known)}, got {name!r}")
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(found))
 
     return parse
 
 
 def _peers(text: str) -> list[str]:
-    names = [] if text == "none" else _names(tuple(PEERS))(text)
-    for name in names:
+    found = [] if text == "none" else names(tuple(PEERS))(text)
+    for name in found:
         if not PEERS[name].installed():
             wanted = ", ".join(PEERS[name].packages)
             raise argparse.ArgumentTypeError(f"{name} is not installed here (it takes {wanted})")
-    return names
+    return found
 
 
 def _shape(text: str) -> grid.Shape:
@@ -133,17 +133,19 @@ def _shape(text: str) -> grid.Shape:
     return grid.Shape(T, B, I, H)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A type of argument: a number above 0."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return seconds
+    return number
 
 
-def _file(text: str) -> str:
+def file(text: str) -> str:
+    """A type of argument: a file to be written, or - for the standard output."""
     path = pathlib.Path(text)
     if text != "-" and (not text or path.is_dir() or not path.absolute().parent.is_dir()):
         raise argparse.ArgumentTypeError(f"must be - or a file in a folder that is there, got {text!r}")
