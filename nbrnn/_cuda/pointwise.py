@@ -136,16 +136,18 @@ def mapped_kernel(formula: Callable[..., Any], both: bool, dtype: np.dtype[Any])
 # Loops over vectors
 
 
-def _vectors_of_one(present: tuple[bool, ...], numbers: int) -> Any:
-    """``vectors_of_one(p, g, u, v, w, ..., k)``: the arguments of a loop, of number k alone.
+def update(loop: Callable[..., None], present: tuple[bool, ...], numbers: int) -> Callable[..., None]:
+    """The kernel of a loop over parameters p, gradients g, vectors and numbers: a step of an optimiser.
 
-    That is p, g, those of u, v and w that are there (None for the others), and the first few numbers.
+    Each thread runs the loop on vectors of one number: those of u, v and w that are ``present``, None for the others;
+    and on the first few numbers.
     """
+    from numba import cuda
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
     @intrinsic
-    def vectors_of_one(typingctx, p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k):
+    def run_on_one(typingctx, p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k):
         carried = [kind if there else types.none for kind, there in zip((u, v, w), present, strict=False)]
         kinds = [p, g, *carried, *[n0] * numbers]
 
@@ -162,23 +164,15 @@ def _vectors_of_one(present: tuple[bool, ...], numbers: int) -> Any:
                 context.get_dummy_value() if kind is types.none else element(kind, value)
                 for kind, value in zip(kinds, given[: 2 + len(carried)], strict=False)
             ]
-            return context.make_tuple(b, signature.return_type, [*values, *given[5 : 5 + numbers]])
+            context.compile_internal(b, loop, types.none(*kinds), [*values, *given[5 : 5 + numbers]])
+            return context.get_dummy_value()
 
-        return types.Tuple(kinds)(p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k), emit
-
-    return vectors_of_one
-
-
-def update(loop: Callable[..., None], present: tuple[bool, ...], numbers: int) -> Callable[..., None]:
-    """The kernel of a loop over parameters p, gradients g, vectors and numbers: a step of an optimiser."""
-    from numba import cuda
-
-    run, of_one = cuda.jit(device=True)(loop), _vectors_of_one(present, numbers)
+        return types.none(p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k), emit
 
     def kernel(p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7):
         k = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if k < p.shape[0]:
-            run(*of_one(p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k))
+            run_on_one(p, g, u, v, w, n0, n1, n2, n3, n4, n5, n6, n7, k)
 
     return kernel
 
