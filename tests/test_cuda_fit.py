@@ -19,6 +19,7 @@ if not nvvm.has_numba_cuda():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from tests.emulated import Emulated  # noqa: E402
+from tests.fake_cuda import installed  # noqa: E402
 
 LENGTHS = (3, 1, 2)
 OFF = dict(progress=False, rng=0)
@@ -58,7 +59,7 @@ def agree(found, wanted):
 
 
 def test_everything_at_once(machine, tmp_path):
-    """Sequences, clipping, a schedule, validation, a metric, dropout, checkpoints; and a run that goes on from one."""
+    """Two sequences, clipping, a schedule, validation, a metric, dropout, checkpoints; and a run that goes on from one."""
     nets, histories = [], []
     for device in ("cpu", "cuda"):
         for part in range(2 if device == "cuda" else 1):
@@ -66,7 +67,7 @@ def test_everything_at_once(machine, tmp_path):
             opt = nbrnn.optim.AdamW(net, lr=0.05)
             more = {"checkpoint_dir": tmp_path} if device == "cuda" else {}
             history = nbrnn.fit(
-                net, sequences(), losses.cross_entropy, opt, 1 if more and not part else 2, batch_size=2,
+                net, sequences((2, 1)), losses.cross_entropy, opt, 1 if more and not part else 2, batch_size=2,
                 schedule=schedules.Step(opt, 1, 0.5), validation=sequences((2,)), metric=right, patience=5,
                 clip_norm=0.2, clip_value=0.15, **more, **OFF,
             )  # fmt: skip
@@ -79,7 +80,7 @@ def test_everything_at_once(machine, tmp_path):
     net = network()
     opt = nbrnn.optim.AdamW(net, lr=0.05)
     again = nbrnn.fit(
-        net, sequences(), losses.cross_entropy, opt, 2, batch_size=2, schedule=schedules.Step(opt, 1, 0.5),
+        net, sequences((2, 1)), losses.cross_entropy, opt, 2, batch_size=2, schedule=schedules.Step(opt, 1, 0.5),
         validation=sequences((2,)), metric=right, patience=5, clip_norm=0.2, clip_value=0.15, checkpoint_dir=tmp_path,
         **OFF,
     )  # fmt: skip
@@ -130,6 +131,32 @@ def test_what_isnt_finite_ends_training_and_undoes_the_step(machine):
         with pytest.raises(NotFiniteError, match=what):
             nbrnn.fit(net, (given, target), losses.mse, nbrnn.optim.SGD(net, lr=lr, momentum=0.9), 3, **OFF)
         np.testing.assert_array_equal(net.flat.numpy(), before)
+
+
+def test_gradients_that_arent_finite(machine):
+    net = nbrnn.Linear(3, 2, rng=0).to("cuda")
+    before = net.flat.numpy()
+    endless = DeviceArray.put(machine, np.full((2, 1, 2), np.inf, "f"))
+    x = np.ones((2, 1, 3), "f")
+    with pytest.raises(NotFiniteError, match="the gradients have norm inf"):
+        nbrnn.fit(net, (x, x[:, :, :2]), lambda y, target: (1.0, endless), nbrnn.optim.SGD(net), 1, **OFF)
+    np.testing.assert_array_equal(net.flat.numpy(), before)
+
+
+def test_through_a_driver_that_does_all_later():
+    """The made-up libcuda runs what it is given when somebody waits for it; all memory is given back."""
+    make = lambda: nbrnn.Sequential(nbrnn.Embedding(3, 2, rng=0), nbrnn.Pool("mean"), nbrnn.Linear(2, 2, rng=1))
+    data = [np.array([0, 2]), np.array([1])], [1, 0]
+    net = make()
+    want = nbrnn.fit(net, data, losses.cross_entropy, nbrnn.optim.Adam(net), 1, clip_norm=0.1, **OFF)
+    with installed(deferred=True):
+        there = make().to("cuda")
+        opt = nbrnn.optim.Adam(there)
+        found = nbrnn.fit(there, data, losses.cross_entropy, opt, 1, clip_norm=0.1, validation=data, **OFF)
+        agree_on = there.params.numpy()
+        del opt, there
+    np.testing.assert_allclose(found.loss, want.loss, 1e-5)
+    np.testing.assert_allclose(agree_on, net.flat, atol=2e-6)
 
 
 def test_the_device_is_asked_once_for_each_step(machine):
