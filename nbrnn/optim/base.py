@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from .._cuda.array import DeviceArray
 from .._cuda.pointwise import updated
 from .._kernel import cached, compiled
 from .._memory import aligned_copy, aligned_zeros
-from .._place import place_of
+from .._place import Place, place_of
 from ..module import Gradients, Parametric
 
 Array = NDArray[Any]
@@ -92,9 +93,13 @@ class Optimizer:
         TypeError, ValueError
             Not gradients, or those of another network; nothing has changed then.
         """
-        g = self._checked(grads)
-        self._t += 1
-        self._step(g)
+        if not isinstance(grads, Gradients):
+            raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
+        place = place_of(grads.flat, "grads.flat", self.net._parameters)
+        with contextlib.nullcontext() if place is None else place.on():
+            g = self._checked(grads, place)
+            self._t += 1
+            self._step(g)
 
     def _step(self, g: Array) -> None:
         """Step number ``_t``."""
@@ -113,12 +118,9 @@ class Optimizer:
         entry = _compiled(loop, g.dtype, present, len(numbers))
         parameters._overwrite(entry, g, *vectors, *numbers)
 
-    def _checked(self, grads: Any) -> Any:
+    def _checked(self, grads: Gradients, place: Place | None) -> Any:
         """The gradients as one vector, as the loops take it."""
-        if not isinstance(grads, Gradients):
-            raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
         parameters = self.net._parameters
-        place = place_of(grads.flat, "grads.flat", parameters)
         if place is None:
             g: Any = _check.array(grads.flat, "grads.flat", parameters.dtype)
         else:
