@@ -218,20 +218,6 @@ class OnDevice:
         return made
 
 
-def is_there(parameters: Parameters, name: str, kind: Kind | None, stream: Any) -> bool:
-    """Whether parameters and the argument of that kind are on a GPU; both must be, or neither."""
-    on_gpu = parameters.machine is not None
-    if on_gpu != (kind is not None):
-        places = ("on the CPU", "on the GPU")
-        raise TypeError(
-            f"{name} must be {places[on_gpu]}, where the layer's parameters are, got an array {places[not on_gpu]}: "
-            f"copy {name}, or move the layer with layer.to({'cpu' if on_gpu else 'cuda'!r})"
-        )
-    if stream is not None and not on_gpu:
-        raise ValueError(f"stream must be None for a layer on the CPU, got {stream!r}")
-    return on_gpu
-
-
 def _called(value: Any) -> str:
     return "a NumPy array" if isinstance(value, np.ndarray) else type(value).__name__
 

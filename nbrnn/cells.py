@@ -11,7 +11,7 @@ from . import _check, layers
 from ._cuda.array import DeviceArray
 from ._cuda.exchange import kind_of
 from ._passes import RecurrentTape
-from ._recurrent_device import is_there
+from ._place import is_there
 from .module import Gradients, Parametric, Seed, Tape
 from .recurrent import Recurrent
 

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check
+from ._cuda.array import DeviceArray
+from ._cuda.rows import ends_of, side_by_side
+from ._cuda.table import add_to_rows, looked_up
 from ._loops.scatter import add_rows
 from ._memory import require
 from ._params import Parameters
@@ -24,6 +27,9 @@ class Embedding(Stateless):
     x is an array of integers 0..num_embeddings-1, of any dtype, (T, B) or without ``lengths`` of any shape (...); y is
     (..., embedding_dim).  What stands in x past a sequence's end may be anything.  There is no gradient for indices:
     ``grads.x`` is None, and in a network an Embedding is the first part.
+
+    On a GPU no error can be raised for what x holds without waiting for it: the vector of an index that is out of range
+    is NaN there.
 
     Parameters
     ----------
@@ -82,6 +88,10 @@ class Embedding(Stateless):
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
+        if isinstance(x, DeviceArray):
+            if x.dtype.kind not in "iu":
+                raise TypeError(f"x must be integers, got dtype {x.dtype}")
+            return x  # type: ignore[return-value]
         if not isinstance(x, np.ndarray):
             raise TypeError(
                 f"x must be a NumPy array of integers, got {type(x).__name__}; convert it: numpy.asarray(x)"
@@ -114,3 +124,12 @@ class Embedding(Stateless):
         add_rows(gradients["weight"], index.reshape(-1), dy.reshape(-1, self.embedding_dim))
         if self.padding_idx is not None:
             gradients["weight"][self.padding_idx] = 0
+
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
+        index = side_by_side(x, np.dtype(np.int64))
+        return looked_up(self._own("weight"), index, ends_of(x.machine, ends))
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> None:
+        add_to_rows(kept, side_by_side(dy), self.padding_idx, gradients["weight"])

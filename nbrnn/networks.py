@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._cuda.array import DeviceArray
 from ._params import Parameters
+from ._place import Place, place_of
 from .module import Gradients, Module, Seed, Tape
 
 Array = NDArray[Any]
@@ -111,18 +113,21 @@ class Sequential(Module):
         return a.swapaxes(0, 1) if turned else a
 
     def __call__(
-        self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None
+        self, x: Array, state: Any = None, lengths: Any = None, resets: Any = None, *, stream: Any = None
     ) -> tuple[Array, tuple[Any, ...]]:
         """Run the network for inference.
 
         Parameters
         ----------
         x : ndarray
-            As the first part takes it.
+            As the first part takes it.  After ``to("cuda")`` it and the state are on the GPU, and so is what comes of
+            them, of its kind.
         state : tuple, optional
             An entry for each part; None stands for zeros.
         lengths, resets : array_like, optional
             As for the recurrent layers; y past a sequence's end is 0.  None of what follows a Pool sees them.
+        stream : CUDA stream, optional
+            On a GPU, where to run; None: the stream in use by the library that x is of.
 
         Returns
         -------
@@ -134,6 +139,14 @@ class Sequential(Module):
         TypeError, ValueError, MemoryError
             As of the parts.
         """
+        place = place_of(x, "x", self._parameters, stream)
+        if place is not None:
+            with place.on(stream):
+                y, states = self._call(place.adopt(x, "x"), state, lengths, resets)
+                return place.wrap(y), place.wrap(states)
+        return self._call(x, state, lengths, resets)
+
+    def _call(self, x: Any, state: Any, lengths: Any, resets: Any) -> tuple[Any, tuple[Any, ...]]:
         states = []
         self._check_used(resets=resets)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
@@ -151,6 +164,8 @@ class Sequential(Module):
         resets: Any = None,
         rng: Seed = None,
         checkpoint: int | str | None = None,
+        *,
+        stream: Any = None,
     ) -> tuple[Array, tuple[Any, ...], Tape]:
         """Run the network for training.
 
@@ -162,6 +177,8 @@ class Sequential(Module):
             Where all that is drawn for dropout comes from; None: each part's own generator.
         checkpoint : int or "sqrt", optional
             For the recurrent parts; see there.
+        stream : CUDA stream, optional
+            As in a call.
 
         Returns
         -------
@@ -177,6 +194,17 @@ class Sequential(Module):
             As of the parts.
         """
         rng = None if rng is None else self._generator(rng)
+        place = place_of(x, "x", self._parameters, stream)
+        if place is not None:
+            with place.on(stream):
+                y, after, tape = self._forward(place.adopt(x, "x"), state, lengths, resets, rng, checkpoint)
+                tape.place = place
+                return place.wrap(y), place.wrap(after), tape
+        return self._forward(x, state, lengths, resets, rng, checkpoint)
+
+    def _forward(
+        self, x: Any, state: Any, lengths: Any, resets: Any, rng: Seed, checkpoint: int | str | None
+    ) -> tuple[Any, tuple[Any, ...], SequentialTape]:
         states, tapes = [], []
         self._check_used(resets=resets, checkpoint=checkpoint)
         for part, given in zip(self._parts, self._states(state, "state"), strict=True):
@@ -187,7 +215,9 @@ class Sequential(Module):
             tapes.append(tape)
         return x, tuple(states), SequentialTape(self, tapes, x)
 
-    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False) -> Gradients:
+    def backward(
+        self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False, *, stream: Any = None
+    ) -> Gradients:
         """Backpropagation through all parts.
 
         Parameters
@@ -200,6 +230,8 @@ class Sequential(Module):
             Gradients for the final states, an entry for each part; None stands for zero.
         retain : bool
             Leave the tape usable for another ``backward``.
+        stream : CUDA stream, optional
+            As in a call.
 
         Returns
         -------
@@ -217,7 +249,12 @@ class Sequential(Module):
             raise TypeError(f"tape must come from forward of this network, got {type(tape).__name__}")
         retain = _check.flag(retain, "retain")
         with tape._lock:
-            return self._go_back(tape, dy, dstate, retain)
+            if tape.place is None:
+                if stream is not None:
+                    raise ValueError(f"stream must be None on the CPU, got {stream!r}")
+                return self._go_back(tape, dy, dstate, retain)
+            with tape.place.on(stream):
+                return self._go_back_there(tape, tape.place, dy, dstate, retain)
 
     def _go_back(self, tape: SequentialTape, dy: Array | None, dstate: Any, retain: bool) -> Gradients:
         self._check_dstate(tape, dstate)
@@ -237,6 +274,28 @@ class Sequential(Module):
         if not retain:
             tape._consume()
         return Gradients(dy, tuple(states), self._parameters.views_of(flat), flat)
+
+    def _go_back_there(self, tape: SequentialTape, place: Place, dy: Any, dstate: Any, retain: bool) -> Gradients:
+        self._check_dstate(tape, dstate)
+        slope = None
+        if dy is not None:
+            slope = place.adopt(dy, "dy", tape.dtype)
+            _check.shape(slope, "dy", tape.y_shape)  # type: ignore[arg-type]
+        given = self._states(dstate, "dstate")
+        flat = DeviceArray.empty(place.machine, (self._parameters.size,), self._parameters.dtype)
+        states: list[Any] = []
+        end = flat.size
+        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
+            grads = part.backward(own, self._turn(part, slope), after, retain)
+            slope = self._turn(part, grads.x)
+            states.insert(0, grads.state)
+            begin = end - grads.flat.size
+            place.machine.copy(flat.flat[begin:end], grads.flat.numbers())
+            end = begin
+        if not retain:
+            tape._consume()
+        params = {name: place.wrap(a) for name, a in self._parameters.views_of(flat).items()}
+        return Gradients(place.wrap(slope), place.wrap(tuple(states)), params, place.wrap(flat))
 
     def _check_dstate(self, tape: Any, dstate: Any) -> None:
         """Everything that could be wrong, before any part's tape is used up."""
@@ -291,6 +350,9 @@ class Sequential(Module):
 
 class SequentialTape(Tape):
     """What ``forward`` of a Sequential leaves for ``backward``."""
+
+    #: Where it is kept; None: on the CPU.
+    place: Place | None = None
 
     def __init__(self, module: Module, tapes: list[Tape], y: Array) -> None:
         super().__init__(module)

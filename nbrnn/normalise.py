@@ -9,11 +9,19 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check
+from ._cuda import parts
+from ._cuda.array import DeviceArray
+from ._cuda.normalise import normalised, normalised_back, stretched
+from ._cuda.rows import Rows as RowsThere
 from ._loops.layer_norm import back, normalise
 from ._params import Parameters
-from .stateless import Rows, Stateless
+from .stateless import Rows, Stateless, given, inside
 
 Array = NDArray[Any]
+
+
+def _times(a: Any, b: Any) -> Any:
+    return a * b
 
 
 class LayerNorm(Stateless):
@@ -63,7 +71,7 @@ class LayerNorm(Stateless):
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
-        x = _check.array(x, "x", self.dtype)
+        x = given(x, self.dtype)
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"x must have shape (..., {self.dim}), got {x.shape}")
         return x
@@ -85,3 +93,20 @@ class LayerNorm(Stateless):
             np.sum(dy, 0, out=gradients["bias"])
             dy = dy * np.asarray(self.params["weight"])
         return steps.back(back(dy, z, scale))
+
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
+        steps = RowsThere(x, None if ends is None else inside(ends, len(x)))
+        z, scale = normalised(steps.of(x), self.eps)
+        y = stretched(z, self._own("weight"), self._own("bias")) if self.elementwise_affine else z
+        return steps.back(y), (steps, z, scale)
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
+        steps, z, scale = kept
+        dy = steps.of(dy)
+        if self.elementwise_affine:
+            parts.sum_of_rows(parts.mapped(_times, dy, z), gradients["weight"])
+            parts.sum_of_rows(dy, gradients["bias"])
+            dy = stretched(dy, self._own("weight"))
+        return steps.back(normalised_back(dy, z, scale))

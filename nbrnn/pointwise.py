@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check
+from ._cells.ops import relu, sigmoid, tanh, where_positive
 from ._cpu.activation import activate
 from ._cpu.dropout import MODULE
 from ._cpu.unit import draw_key, dropout
+from ._cuda import parts
+from ._cuda.array import DeviceArray
+from ._cuda.dropout import dropout as dropout_there
+from ._cuda.rows import Rows as RowsThere
+from ._cuda.rows import side_by_side
 from ._memory import require
 from ._params import Parameters
 from .module import Seed
-from .stateless import Rows, Stateless, floats, inside
+from .stateless import Rows, Stateless, floats, given, inside
 
 Array = NDArray[Any]
 
 ACTIVATIONS = (None, "softmax", "sigmoid", "tanh", "relu")
+
+
+#: act (as GPU kernels run it; for the CPU see ``_cpu.activation``), and dy times its derivative, from y.
+FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "sigmoid": (sigmoid, lambda y, dy: dy * y * (1 - y)),
+    "tanh": (tanh, lambda y, dy: dy * (1 - y * y)),
+    "relu": (relu, where_positive),
+}
 
 
 class Linear(Stateless):
@@ -81,7 +95,7 @@ class Linear(Stateless):
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
-        x = _check.array(x, "x", self.dtype)
+        x = given(x, self.dtype)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x must have shape (..., {self.in_features}), got {x.shape}")
         return x
@@ -105,18 +119,38 @@ class Linear(Stateless):
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
         steps, x, y = kept
         dy = steps.of(dy)
-        if self.activation == "sigmoid":
-            dy = dy * y * (1 - y)
-        elif self.activation == "tanh":
-            dy = dy * (1 - y * y)
-        elif self.activation == "relu":
-            dy = np.where(y <= 0, dy.dtype.type(0), dy)
-        elif self.activation == "softmax":
+        if self.activation == "softmax":
             dy = y * (dy - (dy * y).sum(-1, keepdims=True))
+        elif self.activation is not None:
+            dy = FORMULAS[self.activation][1](y, dy)
         product_of_columns(dy, x, gradients["weight"])
         if self.bias:
             np.sum(dy, 0, out=gradients["bias"])
         return steps.back(product(dy, np.asarray(self.params["weight"])))
+
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
+        steps = RowsThere(x, None if ends is None else inside(ends, len(x)))
+        rows = steps.of(x)
+        y = parts.product(rows, self._own("weight"), self._own("bias") if self.bias else None)
+        if self.activation == "softmax":
+            parts.softmax(y)
+        elif self.activation is not None:
+            y = parts.mapped(FORMULAS[self.activation][0], y)
+        return steps.back(y), (steps, rows, y if self.activation else None)
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
+        steps, x, y = kept
+        dy = steps.of(dy)
+        if self.activation == "softmax":
+            dy = parts.softmax_back(y, dy)
+        elif self.activation is not None:
+            dy = parts.mapped(FORMULAS[self.activation][1], y, dy)
+        parts.product_of_columns(dy, x, gradients["weight"])
+        if self.bias:
+            parts.sum_of_rows(dy, gradients["bias"])
+        return steps.back(parts.product_back(dy, self._own("weight")))
 
 
 # OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
@@ -218,6 +252,28 @@ class Dropout(Stateless):
         if outside is not None:
             result[outside] = 0
         return result
+
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
+        key = None if rng is None or self.p == 0 else draw_key(rng)
+        kept = key, None if ends is None else RowsThere(x, inside(ends, len(x)))
+        return self._drop_there(x, *kept), kept
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
+        return self._drop_there(dy, *kept)
+
+    def _drop_there(self, a: DeviceArray, key: tuple[int, int] | None, rows: RowsThere | None) -> DeviceArray:
+        shape = a.shape
+        if key is None:
+            dropped = DeviceArray.empty(a.machine, shape, a.dtype)
+            a.machine.copy(dropped.flat, side_by_side(a).numbers())
+        else:
+            if a.ndim != 3 or (shape[-1] > 1 and a.strides[-1] != 1):
+                a = side_by_side(a)
+            steps = a if a.ndim == 3 else a.reshape(math.prod(shape[:-1]), 1, shape[-1])
+            dropped = dropout_there(a.machine, steps, self.p, key, MODULE, 0, 1, 0).reshape(shape)
+        return dropped if rows is None else rows.back(rows.of(dropped))
 
     def _describe(self) -> list[str]:
         return [f"{self.p:g}"]

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._cuda.array import DeviceArray
+from ._cuda.pooling import pooled, pooled_back
+from ._cuda.rows import side_by_side
 from ._loops.largest import largest
 from .stateless import Stateless, floats, inside
 
@@ -86,6 +89,19 @@ class Pool(Stateless):
         elif steps:
             np.put_along_axis(dx, at[None], dy[None], 0)
         return dx.reshape(x_shape)
+
+    def _run_there(
+        self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
+    ) -> tuple[DeviceArray, Any]:
+        x_shape, x = x.shape, x if x.ndim == 3 else x[:, None]
+        limits = x.machine.put(np.full(x.shape[1], x.shape[0], np.int64) if ends is None else ends)
+        y, at = pooled(self.mode, x, limits)
+        return y.reshape(x_shape[1:]), (x_shape, limits, at)
+
+    def _back_there(self, kept: Any, dy: DeviceArray, gradients: Mapping[str, DeviceArray]) -> DeviceArray:
+        x_shape, limits, at = kept
+        dy = side_by_side(dy).reshape(limits.size, x_shape[-1])
+        return pooled_back(self.mode, x_shape[0], dy, limits, at).reshape(x_shape)
 
     def _describe(self) -> list[str]:
         return [repr(self.mode)]

@@ -21,7 +21,8 @@ from ._engine.stack import Stack
 from ._memory import require
 from ._params import Parameters
 from ._passes import RecurrentTape, checkpoint_every
-from ._recurrent_device import OnDevice, is_there
+from ._place import is_there
+from ._recurrent_device import OnDevice
 from .module import Gradients, Module, Seed, Tape
 from .stream import Stream
 

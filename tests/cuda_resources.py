@@ -23,13 +23,15 @@ from nbrnn._cuda.plan import Plan
 from nbrnn._cuda.product import ACROSS
 from nbrnn._cuda.spread import SpreadPlan
 from tests.emulated import ptx_of
-from tests.ptx.compile import CAPABILITIES, assemble, machine_instructions
+from tests.ptx.compile import CAPABILITIES, assemble, machine_instructions, tool
 
 CELLS = {"tanh": RNNTanh, "GRU": GRU, "LSTM": LSTM}
 #: H of recurrent kernels with a block for each tile.
 SIZES = {"float32": (16, 32, 64, 128), "float64": (16, 32, 64)}
 #: Largest shared memory of a block that needs no special leave.
 SHARED = 48 * 1024
+#: Whether ptxas and nvdisasm are installed.
+CAN_ASSEMBLE = bool(tool("ptxas") and tool("nvdisasm"))
 #: Multiprocessors of an A100, an H100 and a B200.
 PROCESSORS = {(8, 0): 108, (9, 0): 132, (10, 0): 148}
 TABLES = Path(__file__).parents[1] / "docs" / "cuda_gates"
@@ -196,7 +198,8 @@ def one_step(cc: tuple[int, int]) -> Iterator[Row]:
 def products(cc: tuple[int, int]) -> Iterator[Row]:
     """Kernels that know nothing of cells."""
     names = (
-        "product A B'", "product A B", "product A' B", "sums over rows", "sums of parts", "dropout", "gather", "offsets",
+        "product A B'", "product A B", "product A' B",
+        "narrow product A B'", "narrow product A B", "narrow product A' B", "sums over rows", "sums of parts", "dropout", "gather", "offsets",
         "gradients of h, one step", "sums, one step", "masks, one step", "last states, one step",
     )  # fmt: skip
     for dtype in SIZES:
@@ -235,6 +238,15 @@ def read_table(cc: tuple[int, int]) -> list[dict[str, str]]:
 def key_of(line: dict[str, str]) -> tuple[str, str, str]:
     """What tells a row of a table from all others."""
     return line["kernel"], line["dtype"], line["H"]
+
+
+def wasted(kernel: kernels.Kernel, cc: tuple[int, int] = (8, 0)) -> str:
+    """What a kernel takes that it shouldn't: spills, a stack, or doubles where there are only floats; "" for none."""
+    found = assemble(ptx_of(kernel, cc))
+    doubles = in_doubles(machine_instructions(found.cubin))
+    float64 = any(a.dtype == np.float64 for a in kernel.arguments)
+    numbers = found.spill_stores, found.spill_loads, found.stack, 0 if float64 else doubles
+    return f"{kernel.key[0]}: {numbers}" if any(numbers) else ""
 
 
 def main() -> None:

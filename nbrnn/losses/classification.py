@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from .. import _check
 from .._cpu import isa
+from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
-from .inputs import MOST, Array, by_step, count, integers, limits, logits, ready, steps
+from .inputs import MOST, Array, by_step, count, limits, ready, sides, steps
 
 
 def cross_entropy(
@@ -62,11 +63,10 @@ def cross_entropy(
     >>> round(loss, 4), dy[0].tolist()
     (1.3863, [-0.375, 0.125, 0.125, 0.125])
     """
-    y = logits(y)
+    place, y, chosen = sides(y, target, whole=True)
     if y.ndim == 0 or y.shape[-1] == 0:
         raise ValueError(f"y must have shape (..., classes), got {y.shape}")
     classes = y.shape[-1]
-    chosen = integers(target, "target")
     _check.shape(chosen, "target", y.shape[:-1])
     ignored = max(-MOST - 1, min(_check.integer(ignore_index, "ignore_index"), MOST))
     smoothing = _check.number(label_smoothing, "label_smoothing", 0, 1)
@@ -77,6 +77,11 @@ def cross_entropy(
         _check.shape(w, "weight", (classes,))
         if not (np.isfinite(w).all() and (w >= 0).all()):
             raise ValueError("weight must be finite and >= 0 for each class")
+    if place is not None:
+        with place.on():
+            there: Any = y
+            own = None if weight is None else w
+            return place.wrap(on_device.cross_entropy(there, chosen, ends, batch_first, ignored, own, smoothing))
     dy = np.empty(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
@@ -135,12 +140,16 @@ def bce_with_logits(
     >>> round(loss, 4), dy.tolist()
     (0.6931, [[0.25], [-0.25]])
     """
-    y = logits(y)
-    goal = _check.real(target, "target")
+    place, y, goal = sides(y, target)
     _check.shape(goal, "target", y.shape)
     weights = [_weights(a, name, y) for a, name in ((weight, "weight"), (pos_weight, "pos_weight"))]
     ends = steps(y, lengths, batch_first, 2)
     numbers = count(y, ends)
+    if place is not None:
+        with place.on():
+            there: Any = y
+            own = [None if a is None else w for a, w in zip((weight, pos_weight), weights, strict=True)]
+            return place.wrap(on_device.binary(there, goal, ends, batch_first, own, numbers))
     if numbers == 0:
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):

@@ -14,6 +14,7 @@ from .._cpu import isa
 from .._loops import softmax
 from .._loops.ctc import ctc_kernel
 from .._memory import require
+from .._place import place_of
 from .inputs import Array, integers, limits, logits, ready, steps
 
 
@@ -67,8 +68,8 @@ def ctc(
 
     Notes
     -----
-    Alignments are summed in float64 for either dtype, (2 S + 1) numbers a step.  A sequence's dy is the same bits
-    in any batch of that size, and the loss does not depend on the order of the sequences.
+    It runs on the CPU only.  Alignments are summed in float64 for either dtype, (2 S + 1) numbers a step.  A sequence's
+    dy is the same bits in any batch of that size, and the loss does not depend on the order of the sequences.
 
     References
     ----------
@@ -82,6 +83,8 @@ def ctc(
     >>> round(9 * float(np.exp(-loss)), 12), dy[0, 0].round(4).tolist()
     (3.0, [0.0, -0.3333, 0.3333])
     """
+    if place_of(y, "y") is not None:
+        raise TypeError("y must be a NumPy array: ctc runs on the CPU only; copy y there, and its gradient back")
     y = logits(y)
     _check.shape(y, "y", ("B", "T", "classes") if batch_first is True else ("T", "B", "classes"))
     blank, ends = _check.integer(blank, "blank"), steps(y, lengths, batch_first, 3)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check
+from .._cuda.exchange import kind_of
+from .._place import Place, place_of
 
 Array = NDArray[Any]
 
@@ -31,6 +33,29 @@ def integers(value: Any, name: str) -> Array:
     if given.dtype == np.uint64:
         given = np.minimum(given, np.uint64(MOST))
     return ready(given.astype(np.int64, copy=False))
+
+
+def sides(y: Any, target: Any, whole: bool = False) -> tuple[Place | None, Any, Any]:
+    """Where to compute, y and target: None and arrays of NumPy's, or a place and DeviceArrays.
+
+    Parameters
+    ----------
+    y, target
+        As a user gives them.
+    whole : bool
+        Whether targets must be integers.
+    """
+    place = place_of(y, "y")
+    if place is None:
+        if kind_of(target) is not None:
+            raise TypeError("target must be on the CPU, as y is, got an array on the GPU")
+        return None, logits(y), integers(target, "target") if whole else _check.real(target, "target")
+    given, wanted = place.adopt(y, "y"), place.adopt(target, "target")
+    if given.dtype.kind != "f":
+        raise TypeError(f"y must be an array of float32 or float64, got {given.dtype}")
+    if whole and wanted.dtype.kind not in "iu":
+        raise TypeError(f"target must be integers, got dtype {wanted.dtype}")
+    return place, given, wanted
 
 
 def steps(y: Array, lengths: Any, batch_first: bool, axes: int) -> Array | None:

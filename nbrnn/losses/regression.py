@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
+from .._cuda import losses as on_device
 from .._loops import elementwise
-from .inputs import Array, by_step, count, limits, logits, ready, steps
+from .inputs import Array, by_step, count, limits, ready, sides, steps
 
 
 def mse(y: Array, target: ArrayLike, lengths: Any = None, *, batch_first: bool = False) -> tuple[float, Array]:
@@ -130,11 +131,14 @@ def _mean(
     kind: int, y: Array, target: ArrayLike, lengths: Any, batch_first: bool, delta: float = 1.0
 ) -> tuple[float, Array]:
     """(loss, dy) of a kind of ``elementwise.distance``."""
-    y = logits(y)
-    wanted = _check.real(target, "target")
+    place, y, wanted = sides(y, target)
     _check.shape(wanted, "target", y.shape)
     ends = steps(y, lengths, batch_first, 2)
     numbers = count(y, ends)
+    if place is not None:
+        with place.on():
+            there: Any = y
+            return place.wrap(on_device.distance(kind, there, wanted, ends, batch_first, delta, numbers))
     if numbers == 0:
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,8 +13,11 @@ from numba import from_dtype, types
 from numpy.typing import NDArray
 
 from .. import _check
+from .._cuda.array import DeviceArray
+from .._cuda.pointwise import updated
 from .._kernel import cached, compiled
 from .._memory import aligned_copy, aligned_zeros
+from .._place import Place, place_of
 from ..module import Gradients, Parametric
 
 Array = NDArray[Any]
@@ -30,8 +35,9 @@ class Optimizer:
     """What all optimisers can do.
 
     A step changes the parameters in place, in one pass, in their own dtype; factors that are the same for all of them
-    are computed in float64 first.  Gradients that aren't finite are computed with as they are.  Settings but ``lr``
-    stay as they were given.
+    are computed in float64 first.  What is carried from step to step is where the parameters are, on a GPU too: it
+    follows them with the first step after the network's ``to``.  Gradients that aren't finite are computed with as they
+    are.  Settings but ``lr`` stay as they were given.
     """
 
     net: Parametric
@@ -44,12 +50,21 @@ class Optimizer:
         self.lr = lr
         vars(self).update(settings, net=net)
         self._t = 0
-        self._vectors: dict[str, Array | None] = {}
+        self._vectors: dict[str, Any] = {}  # on a device, DeviceArrays
 
     def _carry(self, **vectors: bool) -> None:
         """Have these vectors, one number for each parameter, from 0 on; those marked False are None."""
         size, dtype = self.net.flat.size, self.net.flat.dtype
         self._vectors = {name: aligned_zeros((size,), dtype) if there else None for name, there in vectors.items()}
+        self._follow()
+
+    def _follow(self) -> None:
+        """Have the vectors where the parameters are."""
+        machine = self.net._parameters.machine
+        for name, v in self._vectors.items():
+            if v is not None and getattr(v, "machine", None) is not machine:
+                host = v.numpy() if isinstance(v, DeviceArray) else v
+                self._vectors[name] = aligned_copy(host) if machine is None else DeviceArray.put(machine, host)
 
     @property
     def lr(self) -> float:
@@ -71,38 +86,50 @@ class Optimizer:
         Parameters
         ----------
         grads : Gradients
-            From ``net.backward``.
+            From ``net.backward``; on the GPU if the parameters are.
 
         Raises
         ------
         TypeError, ValueError
             Not gradients, or those of another network; nothing has changed then.
         """
-        g = self._checked(grads)
-        self._t += 1
-        self._step(g)
+        if not isinstance(grads, Gradients):
+            raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
+        place = place_of(grads.flat, "grads.flat", self.net._parameters)
+        with contextlib.nullcontext() if place is None else place.on():
+            g = self._checked(grads, place)
+            self._t += 1
+            self._step(g)
 
     def _step(self, g: Array) -> None:
         """Step number ``_t``."""
         raise NotImplementedError
 
-    def _run(self, loop: Any, g: Array, *numbers: float) -> None:
+    def _run(self, loop: Any, g: Any, *numbers: float) -> None:
         """Run a loop of ``_loops.update`` on the parameters and all vectors."""
-        vectors = self._vectors.values()
-        entry = _compiled(loop, g.dtype, tuple(v is not None for v in vectors), len(numbers))
-        self.net._parameters._overwrite(entry, g, *vectors, *numbers)
+        self._follow()
+        vectors, parameters = self._vectors.values(), self.net._parameters
+        present = tuple(v is not None for v in vectors)
+        if parameters.machine is not None:
+            own = tuple(v.numbers() for v in vectors if v is not None)
+            change = functools.partial(updated, parameters.machine, loop.py_func, present)
+            parameters._overwrite(change, g.numbers(), own, numbers)
+            return
+        entry = _compiled(loop, g.dtype, present, len(numbers))
+        parameters._overwrite(entry, g, *vectors, *numbers)
 
-    def _checked(self, grads: Any) -> Array:
+    def _checked(self, grads: Gradients, place: Place | None) -> Any:
         """The gradients as one vector, as the loops take it."""
-        if not isinstance(grads, Gradients):
-            raise TypeError(f"grads must come from backward of the network, got {type(grads).__name__}")
         parameters = self.net._parameters
-        g = _check.array(grads.flat, "grads.flat", parameters.dtype)
+        if place is None:
+            g: Any = _check.array(grads.flat, "grads.flat", parameters.dtype)
+        else:
+            g = place.adopt(grads.flat, "grads.flat", parameters.dtype)
         _check.shape(g, "grads.flat", (parameters.size,))
-        given = {name: a.shape for name, a in grads.params.items()}
+        given = {name: tuple(a.shape) for name, a in grads.params.items()}
         if given and given != parameters.shapes:
             raise ValueError(f"grads must come from backward of {self.net._called()}, got those of another network")
-        return np.require(g, requirements=("C", "A"))
+        return np.require(g, requirements=("C", "A")) if place is None else g
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from, to the bit.
@@ -114,7 +141,7 @@ class Optimizer:
             of what is carried from step to step.
         """
         settings = {name: getattr(self, name) for name in self._settings}
-        carried = {name: v.copy() for name, v in self._vectors.items() if v is not None}
+        carried = {name: _host(v) for name, v in self._vectors.items() if v is not None}
         return {"kind": type(self).__name__, "t": self._t, **settings, **carried}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,7 +171,11 @@ class Optimizer:
             vector = _check.array(state[name], f"state[{name!r}]", self.net.flat.dtype)
             _check.shape(vector, f"state[{name!r}]", (self.net.flat.size,))
             fresh._vectors[name] = aligned_copy(vector)
+        fresh._follow()
         vars(self).update(vars(fresh))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_vectors": {n: None if v is None else _host(v) for n, v in self._vectors.items()}}
 
     def __copy__(self) -> Any:
         """As deepcopy, with a network of its own: two must not carry the same vectors."""
@@ -153,6 +184,12 @@ class Optimizer:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._settings)
         return f"<{type(self).__name__}({settings}) after {self._t:,} step{'s' * (self._t != 1)}>"
+
+
+def _host(vector: Any) -> Array:
+    """A copy, on the CPU."""
+    copied: Array = vector.numpy() if isinstance(vector, DeviceArray) else vector.copy()
+    return copied
 
 
 def _have(state: dict[str, Any], names: Sequence[str]) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 from numba import from_dtype, types
 
 from .. import _check
+from .._cuda import single
 from .._kernel import cached, compiled
 from .._loops import update
+from .._place import Place, place_of
 from ..module import Gradients
 from .base import Array
 
@@ -37,10 +39,15 @@ def _norm(g: Array) -> float:
     return math.sqrt(_sum_of_squares(g.dtype)(g[:whole].reshape(-1, LANES), g[whole:], np.empty(LANES)))
 
 
-def _writeable(grads: Any) -> Array:
-    """The gradients of the parameters, to be changed in place."""
+def _place(grads: Any) -> Place | None:
+    """Where the gradients are; None: on the CPU."""
     if not isinstance(grads, Gradients):
         raise TypeError(f"grads must come from backward of a network, got {type(grads).__name__}")
+    return place_of(grads.flat, "grads.flat")
+
+
+def _writeable(grads: Gradients) -> Array:
+    """The gradients of the parameters, to be changed in place."""
     g = grads.flat
     g = _check.array(g, "grads.flat", _check.float_dtype(getattr(g, "dtype", np.float32)))
     if g.ndim != 1 or not g.flags.writeable:
@@ -52,7 +59,7 @@ def _writeable(grads: Any) -> Array:
 def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
     """Scale the gradients of the parameters so that their norm is at most ``max_norm``, in place.
 
-    The norm is summed up in float64, in an order that is always the same.
+    The norm is summed up in float64, in an order that is always the same; of gradients on a GPU in their own dtype.
 
     Parameters
     ----------
@@ -63,7 +70,8 @@ def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before.  If it isn't finite, nothing is scaled.
+        The norm before.  If it isn't finite, nothing is scaled.  On a GPU it is an array of shape () there, of the kind
+        of the gradients, that nothing waits for.
 
     Raises
     ------
@@ -83,7 +91,12 @@ def clip_grad_norm(grads: Gradients, max_norm: float) -> float:
     >>> bool(nbrnn.clip_grad_norm(grads, 0.5) > 0.5), round(float(np.linalg.norm(grads.flat)), 6)
     (True, 0.5)
     """
-    g, max_norm = _writeable(grads), bound(max_norm, "max_norm")
+    place, max_norm = _place(grads), bound(max_norm, "max_norm")
+    if place is not None:
+        with place.on():
+            found: float = place.wrap(single.clip_norm(place.adopt(grads.flat, "grads.flat"), max_norm))
+            return found
+    g = _writeable(grads)
     norm = _norm(g)
     if math.isfinite(norm) and norm > max_norm:
         g *= g.dtype.type(max_norm / norm)
@@ -103,7 +116,7 @@ def clip_grad_value(grads: Gradients, max_value: float) -> float:
     -------
     float
         The largest absolute value before; 0 without parameters.  NaN if there is NaN among them, which stays; infinite
-        ones are brought to the bound.
+        ones are brought to the bound.  On a GPU it is an array of shape () there, as that of ``clip_grad_norm``.
 
     Raises
     ------
@@ -119,7 +132,12 @@ def clip_grad_value(grads: Gradients, max_value: float) -> float:
     >>> bool(nbrnn.optim.clip_grad_value(grads, 0.125) > 0.125), float(np.abs(grads.flat).max())
     (True, 0.125)
     """
-    g, max_value = _writeable(grads), bound(max_value, "max_value")
+    place, max_value = _place(grads), bound(max_value, "max_value")
+    if place is not None:
+        with place.on():
+            found: float = place.wrap(single.clip_value(place.adopt(grads.flat, "grads.flat"), max_value))
+            return found
+    g = _writeable(grads)
     if not g.size:
         return 0.0
     low, high = float(g.min()), float(g.max())

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check
+from .._cuda.array import DeviceArray
 from ..module import Module
 from .data import Batch, Sequences, Source, source
+from .devices import moved, on_host
 
 Array = NDArray[Any]
 Loss = Callable[..., tuple[float, Array]]
@@ -33,6 +35,8 @@ class Scores(NamedTuple):
 
 def evaluate(net: Module, data: Any, loss: Loss, *, metric: Metric | None = None, batch_size: int = 32) -> Scores:
     """A loss, and a metric, on data; without dropout.
+
+    Data are on the host, also where the network is on a GPU.
 
     Parameters
     ----------
@@ -88,8 +92,9 @@ def over(net: Module, given: Iterable[Batch], loss: Loss, metric: Metric | None)
     """The scores over batches."""
     total, measured, weight = 0.0, 0.0, 0
     for batch in given:
-        y, _ = net(batch.x, lengths=batch.lengths)
-        total += apply(loss, net, y, batch)[0] * batch.size
+        here = moved(batch, net)
+        y, _ = net(here.x, lengths=batch.lengths)
+        total += float(apply(loss, net, y, here)[0]) * batch.size
         if metric is not None:
             measured += measure(metric, net, y, batch) * batch.size
         weight += batch.size
@@ -97,18 +102,18 @@ def over(net: Module, given: Iterable[Batch], loss: Loss, metric: Metric | None)
     return Scores(total / weight, None if metric is None else measured / weight)
 
 
-def apply(loss: Loss, net: Module, y: Array, batch: Batch) -> tuple[float, Array]:
-    """The loss and dy; where there are lengths, a loss sees the steps first."""
+def apply(loss: Loss, net: Module, y: Any, batch: Batch) -> tuple[Any, Any]:
+    """The loss, a number on the network's device, and dy; where there are lengths, a loss sees the steps first."""
     lengths = _after(net, batch)
     turned = lengths is not None and bool(net.batch_first)
     seen, target = _steps_first(y, batch.target) if turned else (y, batch.target)
     value, dy = loss(seen, target) if lengths is None else loss(seen, target, lengths)
-    return float(value), dy.swapaxes(0, 1) if turned else dy
+    return value, dy.swapaxes(0, 1) if turned else dy
 
 
-def measure(metric: Metric, net: Module, y: Array, batch: Batch) -> float:
-    """The metric, which sees what the loss sees."""
-    lengths = _after(net, batch)
+def measure(metric: Metric, net: Module, y: Any, batch: Batch) -> float:
+    """The metric, which sees what the loss sees, on the host."""
+    lengths, y = _after(net, batch), on_host(y)
     if lengths is None or not net.batch_first:
         return float(metric(y, batch.target, lengths))
     return float(metric(*_steps_first(y, batch.target), lengths))
@@ -119,6 +124,8 @@ def _after(net: Module, batch: Batch) -> Any:
     return None if batch.lengths is None else net._lengths_after(batch.lengths)
 
 
-def _steps_first(y: Array, target: Any) -> tuple[Array, Any]:
+def _steps_first(y: Any, target: Any) -> tuple[Any, Any]:
     """Views of (T, B, ...); labels as a list stay as they are."""
-    return y.swapaxes(0, 1), target if isinstance(target, list) else np.asarray(target).swapaxes(0, 1)
+    if isinstance(target, list):
+        return y.swapaxes(0, 1), target
+    return y.swapaxes(0, 1), (target if isinstance(target, DeviceArray) else np.asarray(target)).swapaxes(0, 1)

@@ -50,6 +50,11 @@ def fit(
 ) -> History:
     """Train a network.
 
+    Where the network is on a GPU (``net.to("cuda")``), data, validation and checkpoints stay on the host as they are:
+    each batch is put there when its turn comes, the rest of a step runs there, and the GPU is waited for once a step,
+    for the loss and whether all is finite.  So a step that fails has been made before that is seen: the parameters are
+    put back, but not what the optimiser carries.
+
     Parameters
     ----------
     net : Module
@@ -65,7 +70,8 @@ def fit(
     loss : callable
         As those of ``nbrnn.losses``: ``loss, dy = loss(y, target)``; where there are lengths, and y has an axis of
         time, ``loss, dy = loss(y, target, lengths)`` with the lengths of y, which then is given y and target as
-        (T, B, ...) even if the network's axes are (B, T, ...).
+        (T, B, ...) even if the network's axes are (B, T, ...).  On a GPU y, target and dy are arrays there, targets
+        that aren't integers in the network's dtype; the loss may be a number there or a float.
     optimizer : object with ``step(grads)``
         As those of ``nbrnn.optim``.
     epochs : int
@@ -86,7 +92,8 @@ def fit(
         What the loss is computed on after each epoch, without dropout.
     metric : callable, optional
         A number ``metric(y, target, lengths)`` for the history, from what the loss is given (lengths may be None): on
-        the validation data, or without any on the outputs in training.  Mean over batches as that of the loss.
+        the validation data, or without any on the outputs in training.  Mean over batches as that of the loss.  It is
+        given arrays of NumPy's, also where the network is on a GPU: that costs a copy of each y.
     patience : int, optional
         Training ends when the loss on the validation data hasn't become lower than ever for so many epochs.
     min_delta : float

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cuda.array import DeviceArray
 from ..module import Module, Seed, generator
 from ..optim import clip_grad_norm, clip_grad_value
 from .data import Batch, Plan, Source, stretches
+from .devices import largest, moved, on_host, read, there
 from .evaluate import Loss, Metric, apply, measure, over
 from .history import History, NotFiniteError
 from .parts import generators
@@ -104,7 +106,7 @@ class Run:
         self.random = None if rng is None else generator(rng)
         self.order = np.random.default_rng() if self.random is None else self.random
         self.at = Place()
-        self._before = np.empty_like(net.flat)
+        self._before: Any = None if net.device != "cpu" else np.empty_like(net.flat)
 
     def epoch(self, saved: Callable[[], None], show: Callable[[str], None]) -> str:
         """Go through what is left of the epoch, and what follows it; a line about it.
@@ -142,11 +144,15 @@ class Run:
     def _step(self, part: Batch) -> None:
         """One step of the optimiser; if anything isn't finite, an error, and the parameters as they were."""
         net, at, settings = self.net, self.at, self.settings
+        if net.device != "cpu":
+            self._step_there(part)
+            return
         if settings.bptt is None:
             y, _, tape = net.forward(part.x, lengths=part.lengths, rng=self.random)
         else:
             y, at.state, tape = net.forward(part.x, state=at.state, lengths=part.lengths, rng=self.random)
         value, dy = apply(self.loss, net, y, part)
+        value = float(value)
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", "a smaller lr or clip_norm may help")
         grads = net.backward(tape, dy)
@@ -160,6 +166,36 @@ class Run:
         if not np.isfinite(net.flat).all():
             net.flat = self._before
             raise self._not_finite("the parameters are not finite after a step", "a smaller lr may help")
+        self._note_step(part, y, value, norm)
+
+    def _step_there(self, part: Batch) -> None:
+        """The same on a device, which is asked once: for the loss, the norm, and whether all parameters are finite."""
+        net, at, settings = self.net, self.at, self.settings
+        here = moved(part, net)
+        if settings.bptt is None:
+            y, _, tape = net.forward(here.x, lengths=part.lengths, rng=self.random)
+        else:
+            y, at.state, tape = net.forward(here.x, state=at.state, lengths=part.lengths, rng=self.random)
+        loss, dy = apply(self.loss, net, y, here)
+        grads = net.backward(tape, dy)
+        measured = clip_grad_norm(grads, settings.clip_norm)
+        if settings.clip_value < math.inf:
+            clip_grad_value(grads, settings.clip_value)
+        before = _there(net).copy()
+        self.optimizer.step(grads)
+        value, norm, finite = read(loss, measured, largest(_there(net)))
+        for number, what, remedy in (
+            (value, f"the loss is {value}", "a smaller lr or clip_norm may help"),
+            (norm, f"the gradients have norm {norm}", "a smaller lr may help"),
+            (finite, "the parameters are not finite after a step", "a smaller lr may help"),
+        ):
+            if not math.isfinite(number):
+                net.flat = before
+                raise self._not_finite(what, remedy)
+        self._note_step(part, y, value, norm)
+
+    def _note_step(self, part: Batch, y: Any, value: float, norm: float) -> None:
+        at = self.at
         if self.schedule is not None and self.when == "batch":
             self.schedule.step()
         weight = part.size * part.share
@@ -167,7 +203,7 @@ class Run:
         at.sums.weight += weight
         at.sums.norm = max(at.sums.norm, norm)
         if self.metric is not None and not self.held_out:
-            at.sums.metric += measure(self.metric, net, y, part) * weight
+            at.sums.metric += measure(self.metric, self.net, y, part) * weight
 
     def _not_finite(self, what: str, remedy: str) -> NotFiniteError:
         at = self.at
@@ -201,7 +237,7 @@ class Run:
         if value < at.best - settings.min_delta:
             at.best, at.best_epoch = value, at.epoch
             if settings.restore_best:
-                at.best_flat = np.array(self.net.flat)
+                at.best_flat = self.net.params.numpy()
         since = at.epoch - (-1 if at.best_epoch is None else at.best_epoch)
         at.stopped = settings.patience is not None and since >= settings.patience
 
@@ -217,10 +253,11 @@ class Run:
         """All that the rest of the run follows from."""
         schedule = {} if self.schedule is None else {"schedule": self.schedule.state_dict()}
         at = fields(self.at) | {"sums": fields(self.at.sums), "history": fields(self.at.history)}
+        at["state"] = on_host(self.at.state)
         if self.at.plan is not None:  # one array rather than one for each batch
             at["plan"] = np.concatenate(self.at.plan), [len(indices) for indices in self.at.plan]
         return {
-            "flat": self.net.flat,
+            "flat": self.net.params.numpy(),
             "optimizer": self.optimizer.state_dict(),
             **schedule,
             "generators": {path: random.bit_generator.state for path, random in self._generators().items()},
@@ -241,9 +278,16 @@ class Run:
             at["plan"] = np.split(order, np.cumsum(sizes)[:-1])
         at["sums"], at["history"] = Sums(**at["sums"]), History(**at["history"])
         self.at = Place(**at)
+        self.at.state = there(self.at.state, self.net)
 
     def _generators(self) -> dict[str, np.random.Generator]:
         return {"order": self.order, **generators(self.net)}
+
+
+def _there(net: Module) -> DeviceArray:
+    """The parameters of a network on a device."""
+    flat: Any = net.flat
+    return flat
 
 
 def fields(thing: Any) -> dict[str, Any]:
