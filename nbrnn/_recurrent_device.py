@@ -22,6 +22,7 @@ from ._cuda.chain import Drop, Pass
 from ._cuda.direction import State
 from ._cuda.exchange import Kind, adopted, kind_of
 from ._cuda.machine import Machine
+from ._cuda.nets import thread_net
 from ._cuda.stack import Record, Stack
 from ._params import Parameters
 from ._passes import RecurrentTape, checkpoint_every
@@ -59,6 +60,10 @@ class OnDevice:
         self.axes, self.parameters = axes, parameters
         self.machine: Machine = parameters.machine
         self.stack = Stack(self.machine, cell, places, axes.dtype, axes.D)
+
+    def net(self, cell: type[Cell], layers: list[Mapping[str, Array]]) -> Any:
+        """What ``jit`` gives: a snapshot of the parameters, which are copied to the host and packed there."""
+        return thread_net(self.machine, cell, layers)
 
     # What users pass
 

@@ -383,7 +383,7 @@ class Recurrent(Module):
         Raises
         ------
         ValueError
-            The layer is bidirectional: its output at a step depends on all later ones.  Or it is on a GPU.
+            The layer is bidirectional: its output at a step depends on all later ones.
 
         Examples
         --------
@@ -410,17 +410,17 @@ class Recurrent(Module):
         Returns
         -------
         NamedTuple
-            A snapshot of the parameters, to be passed to functions compiled by Numba.
+            A snapshot of the parameters, for functions compiled by Numba (of a layer on a GPU: by ``@cuda.jit``).
 
         Raises
         ------
         ValueError
-            The layer is bidirectional: its output at a step depends on all later ones.  Or it is on a GPU.
+            The layer is bidirectional: its output at a step depends on all later ones.
         """
         if self.bidirectional:
             raise ValueError("jit needs a layer of one direction, this one is bidirectional")
         if self._parameters.machine is not None:
-            raise ValueError("jit needs a layer on the CPU, this one is on the GPU: layer.to('cpu')")
+            return self._there().net(self.cell, self._by_unit(self._parameters.views_of(self._parameters.numpy())))
         return join_forward([unit.net for unit in self._stack().units])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 import nbrnn
 from nbrnn._cells import GRU, LSTM, LSTMProjected, RNNRelu, RNNTanh
+from nbrnn._cuda import current
 from nbrnn._cuda.nets import thread_net, units
 from tests.cases import Case
 from tests.minimal_gated_unit import MGU
@@ -326,3 +327,17 @@ def test_code_of_other_sources_or_formulas_is_never_taken_for_ours():
     assert one is not other
     assert "Cuda" in one.__name__
     assert one is not type(nbrnn.RNN(3, 5).jit())
+
+
+def test_a_layer_on_a_device_gives_it():
+    case = Case(kind="projected", dtype="float64", T=2, B=3, I=4, H=5, L=2, **PLAIN, seed=3)
+    wanted = net_of(case)
+    with current.use(Emulated()):
+        net = case.layer.to("cuda").jit()
+        assert type(net) is type(wanted)
+        assert net[1:] == wanted[1:]
+        np.testing.assert_array_equal(net.w.flat, wanted.w.flat)
+        case.layer.flat = np.zeros(case.layer.flat.size)
+        assert net.w.flat.any()  # a snapshot
+        with pytest.raises(ValueError, match="bidirectional"):
+            nbrnn.LSTM(3, 5, bidirectional=True).to("cuda").jit()
