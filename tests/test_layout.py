@@ -53,7 +53,7 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "exchange", "product", "forward", "backward",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
         "cooperative", "stepwise", "kernels", "machine", "products", "families", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
