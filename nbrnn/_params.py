@@ -69,7 +69,13 @@ def _refuse() -> NoReturn:
 
 
 class Storage:
-    """Memory of a number of parameters: written through one array, read through others."""
+    """Memory of a number of parameters: written through one array, read through others.
+
+    On a device, ``_cuda.array.DeviceStorage`` is in its place.
+    """
+
+    #: The device; None: the host.
+    machine: Any = None
 
     def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
         try:
@@ -80,6 +86,18 @@ class Storage:
         start = -np.frombuffer(room, np.uint8).ctypes.data % ALIGNMENT
         self.write = np.frombuffer(room, dtype, size, start)
         self.read = np.frombuffer(memoryview(room).toreadonly(), dtype, size, start).view(ReadOnly)
+
+    def assign(self, into: Array, values: Any) -> None:
+        """Copy values into a part of ``write``."""
+        into[:] = values
+
+    def numbers(self, raw: Array) -> Array:
+        """A part of ``write``, as an array of the host's."""
+        return raw
+
+    def checked(self, value: Any, name: str, shape: tuple[int, ...]) -> Any:
+        """A value that is on this device: none is."""
+        return None
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -109,13 +127,19 @@ class Parameters(MutableMapping[str, Array]):
         self.version = 0
         self.move(Storage(self.size, self.dtype), 0)
 
-    def move(self, storage: Storage, start: int) -> None:
+    @property
+    def machine(self) -> Any:
+        """The device that they are on; None: the host."""
+        return self._storage.machine
+
+    def move(self, storage: Any, start: int) -> None:
         """Live in another storage from now on, at that place of its vector; values go along."""
-        before = getattr(self, "_write", None)
+        before, former = getattr(self, "_write", None), getattr(self, "_storage", storage)
+        self._storage = storage
         self._write = storage.write[start : start + self.size]
         self._flat = storage.read[start : start + self.size]
         if before is not None:
-            self._write[:] = before
+            storage.assign(self._write, former.numbers(before))
         self._at: dict[str, slice] = {}
         at = 0
         for name, shape in self.shapes.items():
@@ -142,11 +166,14 @@ class Parameters(MutableMapping[str, Array]):
             raise ValueError(f"all parts must have one dtype, got {', '.join(sorted(d.name for d in dtypes))}")
         if any(p._whole() for p in filled.values()) or len({id(p) for p in filled.values()}) < len(filled):
             raise ValueError("a part of a network can't be part of another, or stand in it twice: copy.deepcopy it")
+        if len({id(part.machine) for part in filled.values()}) > 1:
+            raise ValueError("all parts must be on the same device, got parts on several")
         shapes = {f"{name}.{key}": shape for name, part in filled.items() for key, shape in part.shapes.items()}
         whole = cls(shapes, dtypes.pop() if dtypes else np.float32)
-        before = [part.flat.copy() for part in filled.values()]
+        before = [part._storage.numbers(part._write).copy() for part in filled.values()]
+        storages = [part._storage for part in filled.values() if part.machine is not None]
         whole._parts = tuple(filled.values())
-        whole.move(Storage(whole.size, whole.dtype), 0)
+        whole.move(storages[0].like(whole.size) if storages else Storage(whole.size, whole.dtype), 0)
         if before:
             whole.flat = np.concatenate(before)
         for part in whole._parts:
@@ -176,20 +203,27 @@ class Parameters(MutableMapping[str, Array]):
     @property
     def flat(self) -> Array:
         """All parameters as one read-only vector, in order."""
-        return self._flat.view()  # an object of its own: its shape and strides may be changed
+        # An object of its own: its shape and strides may be changed.
+        return self._flat.view() if self.machine is None else self._flat
 
     @flat.setter
     def flat(self, vector: ArrayLike) -> None:
-        self._write[:] = checked(vector, "flat", (self.size,))
+        self._storage.assign(self._write, self._checked(vector, "flat", (self.size,)))
         self._changed()
 
+    def _checked(self, value: Any, name: str, shape: tuple[int, ...]) -> Any:
+        """A value to be copied in: an array of the host's, or one on the device that the parameters are on."""
+        here = self._storage.checked(value, name, shape)
+        return checked(value, name, shape) if here is None else here
+
     def __getitem__(self, name: str) -> Array:
-        return self._views[name].view()
+        return self._views[name].view() if self.machine is None else self._views[name]
 
     def __setitem__(self, name: str, value: ArrayLike) -> None:
         if name not in self.shapes:
             raise KeyError(f"no parameter {name!r}; there are {', '.join(self.shapes)}")
-        self._write[self._at[name]] = checked(value, f"params[{name!r}]", self.shapes[name]).reshape(-1)
+        given = self._checked(value, f"params[{name!r}]", self.shapes[name]).reshape(math.prod(self.shapes[name]))
+        self._storage.assign(self._write[self._at[name]], given)
         self._changed()
 
     def __delitem__(self, name: str) -> None:
@@ -203,7 +237,12 @@ class Parameters(MutableMapping[str, Array]):
 
     def __reduce__(self) -> Any:
         """Copies, deep or not, and pickles are plain dictionaries of arrays of their own."""
-        return dict, ({name: a.copy() for name, a in self._views.items()},)
+        host = self.numpy()
+        return dict, ({name: host[at].reshape(self.shapes[name]).copy() for name, at in self._at.items()},)
+
+    def numpy(self) -> Array:
+        """All parameters as one new vector of the host's."""
+        return np.array(self._storage.numbers(self._write))
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{name!r}: {shape}" for name, shape in self.shapes.items()) + "}"

@@ -6,14 +6,15 @@ import copy
 import dataclasses
 import inspect
 import math
+import re
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._params import Parameters
+from ._params import Parameters, Storage
 
 Array = NDArray[Any]
 Seed = np.random.Generator | np.random.SeedSequence | int | None
@@ -114,6 +115,64 @@ class Parametric:
     def flat(self, vector: ArrayLike) -> None:
         self._parameters.flat = vector
 
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu", or "cuda" with ":n" for a device other than the first."""
+        machine = self._parameters.machine
+        return "cpu" if machine is None else f"cuda:{machine.ordinal}" if machine.ordinal else "cuda"
+
+    def to(self, device: str) -> Self:
+        """Move the parameters, in place.
+
+        From then on, calls take arrays of that device and give back their kind; tapes from before are out of date.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (the first GPU) or "cuda:n".
+
+        Returns
+        -------
+        Parametric
+            This one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            There is no such device, or this is part of a network: the whole must be moved.
+        RuntimeError
+            The GPU can't be used: the message says what is missing.
+
+        Examples
+        --------
+        >>> import nbrnn
+        >>> layer = nbrnn.LSTM(3, 5)
+        >>> layer.to("cpu").device
+        'cpu'
+        """
+        if not isinstance(device, str):
+            raise TypeError(f"device must be a string, got {type(device).__name__}")
+        found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+        if found is None:
+            raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:n', got {device!r}")
+        parameters = self._parameters
+        if parameters._whole() is not None:
+            raise ValueError("device must be that of the whole network: call its to(), not that of a part")
+        if device == "cpu":
+            if parameters.machine is not None:
+                parameters.move(Storage(parameters.size, parameters.dtype), 0)
+                parameters._changed()
+            return self
+        from ._cuda import current
+        from ._cuda.array import DeviceStorage
+        from ._cuda.exchange import adopted
+
+        machine = current.machine(int(found[1] or 0))
+        if machine is not parameters.machine:
+            parameters.move(DeviceStorage(machine, parameters.size, parameters.dtype, adopted), 0)
+            parameters._changed()
+        return self
+
     def _generator(self, rng: Seed) -> np.random.Generator:
         return self._rng if rng is None else generator(rng)
 
@@ -180,13 +239,14 @@ class Parametric:
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_parameters": (self._parameters.shapes, np.array(self.flat))}
+        return vars(self) | {"_parameters": (self._parameters.shapes, self._parameters.numpy(), self.device)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        shapes, flat = state["_parameters"]
+        shapes, flat, device = state["_parameters"]
         parameters = Parameters(shapes, flat.dtype)
         parameters.flat = flat
         vars(self).update(state | {"_parameters": parameters})
+        self.to(device)
 
 
 class Module(Parametric):

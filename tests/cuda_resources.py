@@ -54,6 +54,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
         *(kernels.other_step_kernel(name, kind) for name in ("take_gradients", "feed", "add_masked", "finish")),
+        kernels.drop_kernel(kind),
     ]
 
 

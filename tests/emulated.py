@@ -38,7 +38,7 @@ class Emulated:
 
     def __init__(self, cc=(9, 0), schedule=None, processors=4):
         self.cc, self.schedule, self.processors, self.runs, self.launches = cc, schedule, processors, [], []
-        self.owners, self.streams = [], []
+        self.streams, self.waits, self.ordinal, self.stream = [], [], 0, 0
 
     def empty(self, size, dtype):
         return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 111, dtype)
@@ -61,17 +61,26 @@ class Emulated:
         return array.__array_interface__["data"][0]
 
     def view(self, address, size, dtype, owner):
-        made = np.frombuffer((ctypes.c_byte * (size * dtype.itemsize)).from_address(address), dtype)
-        made.flags.writeable = True
-        self.owners.append(owner)
-        return made
+        if size == 0:
+            return np.empty(0, dtype)
+        room = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
+        room.owner = owner  # lives as long as any view of it
+        return np.frombuffer(room, dtype)
 
     def resident(self, kernel):
         return self.processors
 
+    @contextlib.contextmanager
     def on(self, stream):
         self.streams.append(stream)
-        return contextlib.nullcontext()
+        before, self.stream = self.stream, self.stream if stream is None else stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def wait_for(self, stream):
+        self.waits.append((self.stream, stream))
 
     def launch(self, kernel, grid, arguments):
         assert not kernel.cooperative or np.prod(grid) <= self.resident(kernel)

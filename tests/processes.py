@@ -16,6 +16,8 @@ def environment(folder, cache=None, **more):
     """Variables for a process that imports nbrnn (and tests) from a folder."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "NBRNN_", "PYTHONPATH"))}
     kept["PYTHONPATH"] = str(folder)
+    if cache is None and pathlib.Path(folder) == ROOT:
+        cache = os.environ.get("NUMBA_CACHE_DIR")  # what this process has compiled needn't be compiled again
     if cache is not None:
         kept["NUMBA_CACHE_DIR"] = str(cache)
     return kept | {k: str(v) for k, v in more.items()}

@@ -21,7 +21,7 @@ def run(name, *arguments, threads=2, **variables):
     """What a process prints that ends well, without a word of complaint."""
     process = start(
         ["-W", "error", "-m", "tests.at_once", name, *map(str, arguments)],
-        cache=os.environ.get("NUMBA_CACHE_DIR"), NUMBA_NUM_THREADS=threads, **variables,
+        NUMBA_NUM_THREADS=threads, **variables,
     )  # fmt: skip
     try:
         return finish(process, timeout=LIMIT + 10)
@@ -112,4 +112,10 @@ def test_many_ends():
 
 
 def test_workers_end_during_a_call_that_nobody_waits_for():
-    run("end_during_a_call")
+    for left in (2, 1, 0):  # other processes may have the processors for a while
+        try:
+            run("end_during_a_call")
+            break
+        except AssertionError:
+            if left == 0:
+                raise

@@ -1,6 +1,7 @@
 """Philox: known answers, and the place as the counter; recurrent dropout as weights with columns of their own."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import nbrnn
 from nbrnn._cpu import dropout as module
 from nbrnn._cpu.unit import dropout
 from tests.cases import DTYPES, KINDS, Case, cases
+from tests.processes import run
 from tests.reference import philox as reference
 from tests.tolerances import assert_close
 
@@ -44,6 +46,42 @@ def test_bits_depend_on_the_place_alone(directions, dtype):
         d, unit = divmod(n, 6)
         keep = reference.kept(key, 0, layer, d, t0 + t, b, unit, p)
         assert y[t, b, n] == (x[t, b, n] * dtype(1 / (1 - p)) if keep else 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", [0.3, 1.0, 2.0**-31])
+def test_many_at_once_are_the_same(dtype, p):
+    """Rows of every length around those that are dropped together, at once or (with steps between numbers) one by one."""
+    key, longest = (3, 2**32 - 1), 2 * module.AT_ONCE + 5
+    x = np.random.default_rng(1).normal(size=(2, 2, longest)).astype(dtype)
+    x[0, 1, 7::11] = np.nan  # what is dropped is 0, whatever it was
+    spread = np.zeros((2, 2, 3 * longest), dtype)
+    spread[:, :, ::3] = x
+    keep = np.array(
+        [[[reference.kept(key, 1, 4, 0, 9 + t, b, u, p) for u in range(longest)] for b in range(2)] for t in range(2)]
+    )
+    wanted = np.where(keep, x * dtype(0 if p == 1 else 1 / (1 - p)), 0).astype(dtype)
+    for n in range(longest + 1):
+        for a in (x[:, :, :n], spread[:, :, : 3 * n : 3]):
+            found = dropout(a, p, key, module.MODULE, 4, 1, 9)
+            same(found, wanted[:, :, :n])
+            assert not np.signbit(found[~keep[:, :, :n]]).any()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+def test_no_number_past_the_end_is_read_or_written():
+    """Rows that end at a page which can't be touched."""
+    run("""
+import numpy as np
+from nbrnn._cpu import unit
+from tests.guard import Arena
+rooms = Arena(1), Arena(1)
+for n in (1, 31, 32, 33, 64, 70):
+    x, y = (room.array((1, 1, n), np.float32, True) for room in rooms)
+    x[...] = 1
+    unit._drop(x, y, 0.5, (1, 2), 1, 0, 0, 0)
+    assert set(np.unique(y)) <= {0, 2}
+""")
 
 
 def test_forward_draws_one_key():

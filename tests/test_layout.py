@@ -54,7 +54,8 @@ INSIDE = {
     ],
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
-        "cooperative", "stepwise", "kernels", "machine", "products", "families", "direction",
+        "cooperative", "stepwise", "philox", "kernels", "machine", "dlpack", "array", "compile", "driver", "device",
+        "current", "exchange", "dropout", "products", "families", "direction",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
     "_engine": ["__init__", "rooms", "batch", "chain", "stack"],

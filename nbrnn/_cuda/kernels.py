@@ -16,7 +16,7 @@ import numpy as np
 from .._cells import Cell
 from .._cells.trace import describe
 from .._kernel import cached
-from . import backward, cooperative, forward, product, stepwise
+from . import backward, cooperative, forward, philox, product, stepwise
 from .plan import Plan
 from .spread import SpreadPlan
 
@@ -34,6 +34,10 @@ _PRODUCT = (
     "bias:in c:inout c_index:in:i8 c_stride:i8 c_first:i4 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
 )
 _SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
+_DROP = (
+    "x:in y:inout key0:u8 key1:u8 threshold:u8 place:u8 t0:i8 "
+    "steps:i8 size:i8 directions:i8 n:i8 x_time:i8 x_batch:i8 y_time:i8 y_batch:i8"
+)
 _SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8"
 #: What runs one step; each launch writes its own rows of arrays that are there for all steps.
 _STEP = (
@@ -194,3 +198,10 @@ def other_step_kernel(name: str, dtype: np.dtype[Any]) -> Kernel:
     """One of ``stepwise`` that knows no cell."""
     made = functools.partial(getattr(stepwise, name), dtype)
     return Kernel((name, dtype.name), made, _arguments(_OTHER_STEPS[name], dtype), stepwise.THREADS)
+
+
+@functools.cache
+def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``philox.drop``."""
+    made = functools.partial(philox.drop, dtype)
+    return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)

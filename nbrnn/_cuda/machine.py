@@ -27,6 +27,10 @@ class Machine(Protocol):
     processors: int
     #: (major, minor): what the device can do.
     cc: tuple[int, int]
+    #: The device's number.
+    ordinal: int
+    #: Handle of the stream in use; 0: the default one.
+    stream: int
 
     def empty(self, size: int, dtype: np.dtype[Any]) -> Flat:
         """A new array of so many numbers, which are anything."""
@@ -57,3 +61,6 @@ class Machine(Protocol):
 
     def on(self, stream: Any) -> contextlib.AbstractContextManager[None]:
         """Within the block, use a stream: its handle, or None for the one in use."""
+
+    def wait_for(self, stream: int) -> None:
+        """Let the stream in use wait for all that another has been given so far; 1 is the default one, too."""
