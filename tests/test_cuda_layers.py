@@ -20,6 +20,7 @@ if not nvvm.has_numba_cuda():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from tests.emulated import Emulated  # noqa: E402
+from tests.test_cuda_kernels import caught_in  # noqa: E402
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 #: Of the largest entry.
@@ -309,6 +310,13 @@ def test_weights_follow_the_parameters(machine, kind):
     there.layer.params["weight_hh_l0"] = np.zeros(case.layer.params["weight_hh_l0"].shape)
     case.layer.params["weight_hh_l0"] = np.zeros(case.layer.params["weight_hh_l0"].shape)
     close(there.infer()[0], case.layer(case.x)[0], 5e-6)
+
+
+def test_mutants_of_the_kernel_that_packs_are_caught(machine):
+    layer = nbrnn.GRU(3, 5, rng=0).to("cuda")
+    layer(put(machine, np.ones((1, 1, 3), "f")))
+    left = caught_in(machine.launches[0])
+    assert not left, "\n".join(map(str, left))
 
 
 def test_streams_have_caches_of_their_own(machine):
