@@ -246,6 +246,25 @@ def test_cells(machine, cls):
     )
 
 
+class Foreign:
+    """What another library's array says of itself."""
+
+    def __init__(self, array):
+        self.array, self.__cuda_array_interface__ = array, array.__cuda_array_interface__
+
+
+def test_arrays_of_other_libraries(machine):
+    rng = np.random.default_rng(0)
+    layer, host_x, host_h = nbrnn.GRU(3, 5, rng=0), rng.normal(size=(4, 2, 3)).astype("f"), np.ones((1, 2, 5), "f")
+    y, h, tape = layer.forward(host_x, host_h)
+    grads = layer.backward(tape, y, h)
+    layer.to("cuda")
+    found, after, tape = layer.forward(Foreign(put(machine, host_x)), Foreign(put(machine, host_h)), lengths=[4, 4])
+    given = layer.backward(tape, Foreign(found), Foreign(after))
+    for a, b in ((found, y), (after, h), (given.x, grads.x), (given.state, grads.state), (given.flat, grads.flat)):
+        close(a, b, 5e-6)
+
+
 # What outlives a call.
 
 
