@@ -34,6 +34,7 @@ Array = NDArray[Any]
 class Call:
     """The arguments of one call, checked; x is (T, B, I), states are (L*D, B, ...) or None for zeros."""
 
+    shape: tuple[int, ...]  # of x as it was given
     x: DeviceArray
     h: DeviceArray | None
     c: DeviceArray | None
@@ -94,7 +95,8 @@ class OnDevice:
         return [*found, None][:2]
 
     def _call(self, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
-        given, batched = self.axes.sequences(self._array(x, "x"))
+        array = self._array(x, "x")
+        given, batched = self.axes.sequences(array)
         steps, size = given.shape[:2]
         for value, name in ((lengths, "lengths"), (resets, "resets")):
             if kind_of(value) is not None:
@@ -105,7 +107,7 @@ class OnDevice:
                 f"x must have fewer than 2**31 steps of sequences, got shape {given.shape}: run fewer at once"
             )
         h, c = self.states(state, "state", size, batched, missing=False)
-        return Call(given, h, c, lengths, resets, batched)
+        return Call(array.shape, given, h, c, lengths, resets, batched)
 
     def _output(self, out: Any, shape: tuple[int, ...], x: Any, state: Any) -> DeviceArray:
         """Where y is to be written."""
@@ -171,7 +173,7 @@ class OnDevice:
             batch = self.stack.batch(steps, size, call.lengths, call.resets)
             after, record = self._run(call, y, Pass(batch, between, recurrent, checkpoint), True)
             y.readonly = True
-            tape = RecurrentTape(layer, self, record, call.batched, tuple(x.shape), y.shape, kind)
+            tape = RecurrentTape(layer, self, record, call.batched, call.shape, y.shape, kind)
             return kind.wrap(y), self._user_state(kind, *after, call.batched), tape
 
     def backward(self, layer: Any, tape: RecurrentTape, dy: Any, dstate: Any, retain: bool, stream: Any) -> Gradients:

@@ -11,6 +11,7 @@ import numpy as np
 from nbrnn._cells import GRU, LSTM, Cell, RNNTanh
 from nbrnn._cuda import kernels
 from nbrnn._cuda.plan import Plan
+from nbrnn._cuda.product import ACROSS
 from nbrnn._cuda.spread import SpreadPlan
 from tests.emulated import ptx_of
 from tests.ptx.compile import assemble, machine_instructions, tool
@@ -31,12 +32,12 @@ def recurrent(cell: type[Cell], dtype: str, H: int, rows: int = 4) -> tuple[kern
 
 
 def cooperative(
-    cell: type[Cell], dtype: str, H: int, cc: tuple[int, int], processors: int
+    cell: type[Cell], dtype: str, H: int, cc: tuple[int, int], processors: int, masked: bool = False
 ) -> tuple[kernels.Kernel, kernels.Kernel, SpreadPlan]:
     """The kernels of all multiprocessors together, and their plan."""
     plan = SpreadPlan.of(cell, np.dtype(dtype), H, processors, cc)
     assert plan is not None
-    return kernels.cooperative_kernel(plan, True), kernels.cooperative_back_kernel(plan), plan
+    return kernels.cooperative_kernel(plan, True, masked), kernels.cooperative_back_kernel(plan, masked), plan
 
 
 def step_by_step(cell: type[Cell], dtype: str) -> list[kernels.Kernel]:
@@ -51,6 +52,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
     ways = ((False, True), (False, False), (True, False))
     return [
         *(kernels.product_kernel(kind, *w) for w in ways),
+        *(kernels.product_kernel(kind, *w, ACROSS) for w in ways),
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
         kernels.drop_kernel(kind),

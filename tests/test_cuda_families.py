@@ -8,6 +8,7 @@ import pytest
 from nbrnn._cells import GRU, LSTM, LSTMProjected
 from nbrnn._cuda import kernels
 from nbrnn._cuda.families import Blocks, Spread, Steps
+from nbrnn._cuda.product import ACROSS, DEPTH
 from nbrnn._cuda.spread import SpreadPlan
 from tests.cases import Case
 from tests.ptx import compile as nvvm
@@ -67,6 +68,15 @@ def test_blocks_and_warps_in_any_order(seed):
     check(case, Emulated(schedule=seed, processors=3), family="spread")
 
 
+@pytest.mark.parametrize("kind, dtype", [("LSTM", "float32"), ("GRU", "float32"), ("GRU", "float64")])
+def test_recurrent_dropout_in_one_block(kind, dtype):
+    case = Case(
+        kind=kind, dtype=dtype, H=19, T=4, B=5, I=2, ragged=True, cut=True, stateful=True, bidirectional=True, seed=7,
+        recurrent_dropout=0.4,
+    )  # fmt: skip
+    check(case, Emulated(), family="blocks")
+
+
 def test_weights_that_find_no_room_in_registers():
     case = Case(kind="LSTM", dtype="float64", H=70, T=3, B=5, I=2, cut=True, stateful=True, seed=5)
     plan = SpreadPlan.of(LSTM, np.dtype("float64"), 70, 3, (8, 0))
@@ -77,10 +87,10 @@ def test_weights_that_find_no_room_in_registers():
 def test_a_layer_gets_what_it_fits():
     def family(cell, H, processors, dtype="float32", cc=(9, 0)):
         K = 2 if cell is LSTMProjected else H
-        weights = {"weight_ih": np.zeros((len(cell.gates) * H, 1), dtype), "weight_hr": np.zeros((K, H), dtype)}
-        weights["weight_hh"] = np.zeros((len(cell.gates) * H, K), dtype)
+        rows = len(cell.gates) * H
+        shapes = {"weight_ih": (rows, 1), "weight_hh": (rows, K), "weight_hr": (K, H)}
         machine = Emulated(cc, processors=processors)
-        return type(Direction(machine, cell, weights).family)
+        return type(Direction(machine, cell, shapes, np.dtype(dtype)).family)
 
     for processors, cc in ((132, (9, 0)), (108, (8, 0))):
         for cell in (GRU, LSTM):
@@ -93,9 +103,9 @@ def test_a_layer_gets_what_it_fits():
     assert family(LSTM, 1024, 60, cc=(8, 0)) is Steps
     assert family(LSTM, 200, 4) is Steps
     assert family(LSTMProjected, 8, 132) is Steps
-    weights = {"weight_ih": np.zeros((800, 1), "f"), "weight_hh": np.zeros((800, 200), "f")}
+    shapes = {"weight_ih": (800, 1), "weight_hh": (800, 200)}
     with pytest.raises(ValueError, match="4 multiprocessors can't hold the weights of H = 200"):
-        Direction(Emulated(processors=4), LSTM, weights, family="spread")
+        Direction(Emulated(processors=4), LSTM, shapes, np.dtype("float32"), family="spread")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +117,10 @@ def test_a_layer_gets_what_it_fits():
     ],
 )
 def test_bits_of_a_sequence_dont_depend_on_batch_or_blocks(kind, dtype, family):
-    H = 41 if family == "spread" else 17
+    # More than one tile of large products; and in the other batch, a smaller one.
+    T, B, H = (3, 5, 41) if family == "spread" else (2, 18, 17)
     case = Case(
-        kind=kind, dtype=dtype, H=H, P=4, T=3, B=5, I=3, ragged=True, cut=True, stateful=True, seed=4,
+        kind=kind, dtype=dtype, H=H, P=4, T=T, B=B, I=3, ragged=True, cut=True, stateful=True, seed=4,
         recurrent_dropout=0.3 * (kind == "GRU"),
     )  # fmt: skip
     cell = LSTMProjected if case.P else CELLS[kind]
@@ -127,7 +138,7 @@ def test_bits_of_a_sequence_dont_depend_on_batch_or_blocks(kind, dtype, family):
         for a, b in zip(all_of_them[:3], run(case, keep=False)[:3], strict=True):
             np.testing.assert_array_equal(a, b)
         return
-    few, chosen = Case(kind=kind, dtype=dtype, H=H, P=4, T=3, B=2, I=3, seed=4), [3, 1]
+    few, chosen = Case(kind=kind, dtype=dtype, H=H, P=4, T=T, B=2, I=3, seed=4), [3, 1]
     few.lengths, few.resets = case.lengths[chosen], case.resets[:, chosen]
     for name in ("x", "dy", "h", "c", "dh", "dc"):
         setattr(few, name, np.ascontiguousarray(getattr(case, name)[:, chosen]))
@@ -182,14 +193,18 @@ def test_the_order_of_memory_is_what_the_kernels_say():
 @pytest.mark.parametrize("kind", ["GRU", "projected"])
 def test_mutants_of_step_kernels_are_caught(kind):
     case = Case(
-        kind=kind, dtype="float32", H=5, P=3, T=4, B=6, I=2, ragged=True, cut=True, stateful=True, seed=2,
+        kind=kind, dtype="float32", H=18, P=17, T=3, B=6, I=2, ragged=True, cut=True, stateful=True, seed=2,
         recurrent_dropout=0.5,
     )  # fmt: skip
     machine, seen = check(case, Emulated(), family="steps"), set()
     for launch in machine.launches:
-        name = launch[0].key[0]
-        if name not in seen and not name.startswith(("product", "sum")):
-            seen.add(name)
+        name, key = launch[0].key[0], launch[0].key
+        # Products of a step: of few rows, and deep enough for more than one turn of the loop.
+        few = name == "product" and key[-1] == str(ACROSS) and launch[2][-4] > DEPTH
+        if key not in seen and (few or not name.startswith(("product", "sum"))):
+            seen.add(key)
             left = caught_in(launch)
             assert not left, name + "\n" + "\n".join(map(str, left))
-    assert seen == {"step", "step_back", "feed", "add_masked", "finish"} | ({"take_gradients"} if case.P else set())
+    assert {key[0] for key in seen} == {"offsets", "product", "step", "step_back", "feed", "add_masked", "finish"} | (
+        {"take_gradients"} if case.P else set()
+    )

@@ -56,9 +56,10 @@ INSIDE = {
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
     ],
     "_cuda": [
-        "__init__", "emit", "plan", "spread", "schedule", "primitives", "product", "forward", "backward", "cooperative",
-        "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile", "driver", "memory", "device", "current",
-        "exchange", "dropout", "placed", "products", "families", "direction", "packing", "batch", "chain", "stack",
+        "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
+        "cooperative", "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile",
+        "driver", "memory", "device", "current", "exchange", "dropout", "placed", "products", "families", "direction",
+        "packing", "batch", "chain", "stack",
         "sums", "pointwise", "distance", "softmax", "normalise", "table", "pooling", "rows", "single", "parts", "losses",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],

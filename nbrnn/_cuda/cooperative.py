@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import primitives
+from . import meeting, primitives
 from .spread import SpreadPlan
 
 
@@ -47,8 +47,8 @@ def forward(plan: SpreadPlan, keep: bool, masked: bool) -> Callable[..., None]:
     read_extras, write_extras = primitives.read_extras(E), primitives.write_extras()
     read_sums, read_biases = primitives.read_several(G), primitives.read_several(max(1, len(cell.split)))
     write_saved, load_weights = primitives.write_several(), primitives.load_weights(split)
-    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), primitives.fetch_states(split, masked)
-    count_me, look = primitives.count_me(), primitives.look()
+    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), meeting.fetch_states(split, masked)
+    count_me, look = meeting.count_me(), meeting.look()
 
     def kernel(weights, gx, hidden_bias, starts, order, cuts, y, before, now, h, masks, c, saved, counter, steps):
         vectors = cuda.shared.array(0, dtype)  # h before the step, of a tile; then weights
@@ -123,8 +123,8 @@ def backward(plan: SpreadPlan, masked: bool) -> Callable[..., None]:
     read_extras, write_extras = primitives.read_extras(E), primitives.write_extras()
     read_saved, write_sums = primitives.read_several(len(cell.saved)), primitives.write_several()
     load_weights = primitives.load_weights(split)
-    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), primitives.fetch_rows(split)
-    count_me, look = primitives.count_me(), primitives.look()
+    multiply, fetch = primitives.multiply(split, all_vectors - in_registers), meeting.fetch_rows(split)
+    count_me, look = meeting.count_me(), meeting.look()
 
     def kernel(weights, dy, dy_index, starts, order, cuts, masks, dh, dc, saved, counter, steps):
         vectors = cuda.shared.array(0, dtype)  # gradients of a tile's sums; then weights

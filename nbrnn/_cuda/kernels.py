@@ -161,10 +161,10 @@ def _key(name: str, plan: Plan | SpreadPlan, *more: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def product_kernel(dtype: np.dtype[Any], trans_a: bool, trans_b: bool) -> Kernel:
+def product_kernel(dtype: np.dtype[Any], trans_a: bool, trans_b: bool, rows: int = product.TILE) -> Kernel:
     """See ``product.product``."""
-    made = functools.partial(product.product, dtype, trans_a, trans_b)
-    key = ("product", dtype.name, str(trans_a), str(trans_b))
+    made = functools.partial(product.product, dtype, trans_a, trans_b, rows)
+    key = ("product", dtype.name, str(trans_a), str(trans_b), str(rows))
     return Kernel(key, made, _arguments(_PRODUCT, dtype), product.THREADS)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import kernels
 from .machine import Machine
-from .product import SUMMING, TILE
+from .product import SUMMING, TILE, tile_rows
 
 
 class Matrix(NamedTuple):
@@ -64,8 +64,9 @@ class Products:
         M, N, K = sizes
         if M == 0 or N == 0:
             return
-        kernel = kernels.product_kernel(self.dtype, trans_a, trans_b)
-        grid = (-(-M // TILE), -(-N // TILE), 1 if chunk is None else self._parts(K, chunk))
+        rows = tile_rows(M)
+        kernel = kernels.product_kernel(self.dtype, trans_a, trans_b, rows)
+        grid = (-(-M // rows), -(-N // TILE), 1 if chunk is None else self._parts(K, chunk))
         data = (
             a.data, self._index(a), a.stride, a.first, b.data, self._index(b), b.stride, *(second or (self.none, 0)),
             self.none if bias is None else bias, c.data, self._index(c), c.stride, c.first,
