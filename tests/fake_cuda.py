@@ -111,15 +111,18 @@ class FakeCuda(State):
     ----------
     deferred : bool
         Nothing is done before a stream is waited for, and streams wait for each other only where they are told to.
+    strict : bool
+        A kernel may read nothing that hasn't been written.  Otherwise it finds NaN there, and what depends on it shows.
     processors, cc, devices, version, memory, pools
         What the devices say of themselves.
     """
 
     def __init__(
         self, *, deferred=False, processors=4, cc=(9, 0), devices=1, version=13000, memory=2**30, pools=True,
-        cooperative=True, without=(),
+        cooperative=True, without=(), strict=False,
     ):  # fmt: skip
         super().__init__()
+        self.strict = strict
         self.deferred, self.memory, self.devices, self.version, self.pools = deferred, memory, devices, version, pools
         self.attributes = {16: processors, 75: cc[0], 76: cc[1], 95: cooperative, 97: 227 * 1024, 115: pools}
         self.heap, self.freed, self.pinned = {}, [], []
@@ -346,7 +349,8 @@ class FakeCuda(State):
                         buffer.data[: allocation.size] = allocation.data
                         if buffer.written is not None:
                             step = 1 << buffer.unit_shift
-                            buffer.written[: allocation.size // step] = allocation.written.reshape(-1, step).any(1)
+                            written = allocation.written.reshape(-1, step).any(1)
+                            buffer.written[: allocation.size // step] = written | (not self.strict)
                         placed[allocation.address] = buffer, allocation
                     data = (buffer.address + offset).to_bytes(8, "little")
             run.params.give(variable, data)

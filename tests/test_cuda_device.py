@@ -66,7 +66,7 @@ def test_bits_are_those_of_the_emulator(kind, dtype, family, deferred):
     """What reaches a kernel through libcuda is what was meant for it."""
     case = random_case(kind, dtype)
     *wanted, gradients = run_case(Emulated(), CELLS[kind], case, gaps=1, family=family)
-    with installed(deferred=deferred, pools=kind != "GRU") as fake, device.device(0).on(fake.new_stream()):
+    with installed(deferred=deferred, pools=kind != "GRU", strict=True) as fake, device.device(0).on(fake.new_stream()):
         *found, others = run_case(device.device(0), CELLS[kind], case, gaps=1, family=family)
         assert {stream for _, stream in fake.log} == {max(fake.streams)}
         assert fake.calls["cuModuleLoadDataEx"] == len(set(fake.loaded))
