@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _check, _parts
 from ._bridge import split
 from ._search import likeliest
-from .module import Module, Seed, generator
+from .module import Module, Seed, generator, require_on_cpu
 
 Array = NDArray[Any]
 
@@ -70,6 +70,7 @@ def generate(
     """
     if not isinstance(net, Module):
         raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
+    require_on_cpu(net)
     recurrent = _parts.recurrent(net, "net", one_way=True)
     _parts.require_logits(net, "net")
     known = _parts.symbols_in(net, "net")

@@ -96,6 +96,12 @@ class Parametric:
     """
 
     _fixed: frozenset[str] = frozenset()
+    _cpu_only: bool = False
+
+    def __init_subclass__(cls, cpu_only: bool = False, **options: Any) -> None:
+        """``cpu_only``: a class of what can't be moved to a GPU."""
+        super().__init_subclass__(**options)
+        cls._cpu_only = cls._cpu_only or cpu_only
 
     def __init__(self, rng: Seed = None) -> None:
         self._rng = generator(rng)
@@ -163,6 +169,8 @@ class Parametric:
                 parameters.move(Storage(parameters.size, parameters.dtype), 0)
                 parameters._changed()
             return self
+        if self._cpu_only:
+            raise ValueError(f"device must be 'cpu' for a {type(self).__name__}, which runs there only, got {device!r}")
         from ._cuda import current
         from ._cuda.array import DeviceStorage
         from ._cuda.exchange import adopted
@@ -281,6 +289,12 @@ class Module(Parametric):
     def _lengths_after(self, lengths: Any) -> Any:
         """Of y, for x of those lengths: None where y has no axis of time, or all of it counts."""
         return lengths
+
+
+def require_on_cpu(net: Parametric) -> None:
+    """Raise if the parameters of an argument ``net`` are on a GPU."""
+    if net.device != "cpu":
+        raise ValueError(f"net must be on the CPU for this, got one on {net.device!r}: call its to('cpu')")
 
 
 def generator(rng: Seed) -> np.random.Generator:

@@ -19,7 +19,7 @@ from .recurrent import Recurrent
 Array = NDArray[Any]
 
 
-class Seq2Seq(Module):
+class Seq2Seq(Module, cpu_only=True):
     """An encoder reads a sequence; a decoder, which begins with the encoder's final state, writes another.
 
     Each recurrent layer of the decoder begins with the final state of the one of the encoder that stands at the same

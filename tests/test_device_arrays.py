@@ -109,3 +109,20 @@ def test_what_cant_be_moved(machine):
     with pytest.raises(ValueError, match="same device"):
         nbrnn.Sequential(nbrnn.GRU(2, 3).to("cuda"), nbrnn.Linear(3, 2))
     assert nbrnn.Sequential(nbrnn.GRU(2, 3).to("cuda"), nbrnn.Linear(3, 2).to("cuda")).device == "cuda"
+
+
+def test_what_runs_on_the_cpu_only_says_so(machine):
+    net = nbrnn.Sequential(nbrnn.Embedding(5, 3), nbrnn.GRU(3, 4), nbrnn.Linear(4, 5)).to("cuda")
+    x = np.zeros((4, 2), int)
+    for call in (
+        lambda: nbrnn.generate(net, [0, 1], 3),
+        lambda: nbrnn.diagnostics.gradient_flow(net, x),
+        lambda: nbrnn.diagnostics.saturation(net, x),
+        lambda: nbrnn.diagnostics.gradcheck(net, x),
+        lambda: nbrnn.diagnostics.jacobian_spectrum(net[1], np.zeros((4, 3), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="net must be on the CPU"):
+            call()
+    parts = [nbrnn.Sequential(nbrnn.Embedding(5, 3), nbrnn.GRU(3, 4), *rest) for rest in ([], [nbrnn.Linear(4, 5)])]
+    with pytest.raises(ValueError, match="Seq2Seq, which runs there only"):
+        nbrnn.Seq2Seq(*parts, start=0, end=1).to("cuda")

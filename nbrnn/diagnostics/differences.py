@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check
-from ..module import Module, Seed, generator
+from ..module import Module, Seed, generator, require_on_cpu
 from .probe import in_double, objective
 
 Array = NDArray[Any]
@@ -139,6 +139,7 @@ def gradcheck(
     """
     if not isinstance(net, Module):
         raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
+    require_on_cpu(net)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be callable, got {type(loss).__name__}")
     if loss is None and target is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._params import Parameters
-from ..module import Gradients, Module, Seed, Tape
+from ..module import Gradients, Module, Seed, Tape, require_on_cpu
 from ..networks import Sequential
 from ..pointwise import Dropout
 from ..recurrent import Recurrent
@@ -198,6 +198,7 @@ def probed(net: Any) -> tuple[Module, list[Probe]]:
     """
     if not isinstance(net, Module):
         raise TypeError(f"net must be a layer or a network, got {type(net).__name__}")
+    require_on_cpu(net)
     probes: list[Probe] = []
     made = _probed(net, "", probes)
     if not probes:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _check
+from ..module import require_on_cpu
 from ..recurrent import Recurrent
 from .probe import remade
 
@@ -139,6 +140,7 @@ def jacobian_spectrum(
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer must be a recurrent layer, got {type(layer).__name__}")
+    require_on_cpu(layer)
     if layer.bidirectional:
         raise ValueError("layer must be of one direction, this one is bidirectional")
     of = _check.choice(of, "of", ("h", "state"))
