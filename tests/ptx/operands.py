@@ -45,16 +45,23 @@ class Register:
         Which threads have written it; None where the text shows that all have before any reads it.
     """
 
-    __slots__ = ("bits", "name", "type", "unclean", "written")
+    __slots__ = ("_views", "bits", "name", "type", "unclean", "written")
 
     def __init__(self, name: str, type_: str, N: int):
         self.name, self.type = name, type_
         self.bits = np.zeros(N, DTYPES[type_] if type_ == "pred" else f"u{SIZES[type_]}")
         self.unclean = False
         self.written: Array | None = None
+        self._views: dict[str, Array] = {}
 
     def view(self, type_: str, what: str) -> Array:
         """The register as values of a type no wider than itself."""
+        found = self._views.get(type_)
+        if found is None:
+            found = self._views[type_] = self._view(type_, what)
+        return found
+
+    def _view(self, type_: str, what: str) -> Array:
         dtype = DTYPES[type_]
         if (type_ == "pred") != (self.type == "pred"):
             raise PtxError(f"{what}: {self.name} is .{self.type}, not .{type_}")
@@ -116,6 +123,7 @@ class Operands:
     def __init__(self, kernel: Kernel, N: int, special: dict[str, Array], symbols: dict[str, int]):
         self.kernel, self.N, self.special, self.symbols = kernel, N, special, symbols
         self.registers: dict[str, Register] = {}
+        self.constants: dict[tuple[str, str], Array] = {}
         self.what = ""  # text of the instruction being decoded, and its registers
         self.read: set[Register] = set()
         self.written: set[Register] = set()
@@ -129,10 +137,14 @@ class Operands:
 
     def is_register(self, text: str) -> bool:
         """Whether an operand is a general register."""
-        try:
-            return bool(re.fullmatch(r"[%A-Za-z_][\w$]*", text)) and bool(self.kernel.type_of(text))
-        except PtxError:
-            return False
+        found = self.kernel.general.get(text)
+        if found is None:
+            try:
+                found = bool(re.fullmatch(r"[%A-Za-z_][\w$]*", text)) and bool(self.kernel.type_of(text))
+            except PtxError:
+                found = False
+            self.kernel.general[text] = found
+        return found
 
     def source(self, text: str, type_: str) -> Array:
         """Values to read, by type: shape (N,)."""
@@ -145,9 +157,13 @@ class Operands:
                 return values.astype(f"u{wanted}").view(DTYPES[type_])
             return values.view(DTYPES[type_])
         if self.is_register(text):
-            self.read.add(self.register(text))
-            return self.register(text).view(type_, self.what)
-        return np.broadcast_to(self.constant(text, type_), (self.N,))
+            register = self.register(text)
+            self.read.add(register)
+            return register.view(type_, self.what)
+        values = self.constants.get((text, type_))
+        if values is None:
+            values = self.constants[text, type_] = np.broadcast_to(self.constant(text, type_), (self.N,))
+        return values
 
     def constant(self, text: str, type_: str) -> Array:
         """Value of a literal or of a variable's address: shape (1,)."""

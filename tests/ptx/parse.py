@@ -60,6 +60,7 @@ class Kernel:
     variables: list[Variable] = field(default_factory=list)
     tables: dict[str, list[str]] = field(default_factory=dict)  # `.branchtargets`
     max_threads: int | None = None
+    general: dict[str, bool] = field(default_factory=dict)  # whether an operand is a register, as far as asked
 
     def type_of(self, name: str) -> str:
         """Type of a register."""
