@@ -403,15 +403,19 @@ def test_a_capsule_that_nobody_takes(machine):
 
 
 def test_nothing_is_left(machine):
+    def left():
+        """How many there are, also of earlier tests; a dead proxy of somebody's has no class to be asked for."""
+        gc.collect()
+        return sum(type(a) in (dlpack._Taken, dlpack._Foreign) for a in gc.get_objects())
+
     array = DeviceArray.put(machine, np.arange(3.0))
-    before, foreign = sys.getrefcount(array), dlpack._Foreign
+    before, others = sys.getrefcount(array), left()
     for _ in range(100):
         array.__dlpack__()
         Reader(array.__dlpack__(max_version=(1, 0))).close()
         adopted(machine, Capsules(array.numpy()), "x", F8)
-    gc.collect()
+    assert left() <= others
     assert sys.getrefcount(array) == before
-    assert not [a for a in gc.get_objects() if isinstance(a, dlpack._Taken | foreign)]
 
 
 @pytest.mark.parametrize(
