@@ -9,12 +9,15 @@ import math
 import re
 import threading
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._params import Parameters, Storage
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 Array = NDArray[Any]
 Seed = np.random.Generator | np.random.SeedSequence | int | None

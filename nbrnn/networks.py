@@ -9,7 +9,7 @@ All parts of a network follow one protocol, that of the recurrent layers::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -261,19 +261,9 @@ class Sequential(Module):
         if dy is not None:
             dy = _check.array(dy, "dy", tape.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-        given = self._states(dstate, "dstate")
         flat = np.zeros(self._parameters.size, self._parameters.dtype)
-        states: list[Any] = []
-        end = flat.size
-        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
-            grads = part.backward(own, self._turn(part, dy), after, retain)
-            dy = self._turn(part, grads.x)
-            states.insert(0, grads.state)
-            flat[end - grads.flat.size : end] = grads.flat
-            end -= grads.flat.size
-        if not retain:
-            tape._consume()
-        return Gradients(dy, tuple(states), self._parameters.views_of(flat), flat)
+        dx, states = self._through_parts(tape, dy, dstate, retain, flat.__setitem__)
+        return Gradients(dx, states, self._parameters.views_of(flat), flat)
 
     def _go_back_there(self, tape: SequentialTape, place: Place, dy: Any, dstate: Any, retain: bool) -> Gradients:
         self._check_dstate(tape, dstate)
@@ -281,21 +271,31 @@ class Sequential(Module):
         if dy is not None:
             slope = place.adopt(dy, "dy", tape.dtype)
             _check.shape(slope, "dy", tape.y_shape)  # type: ignore[arg-type]
-        given = self._states(dstate, "dstate")
         flat = DeviceArray.empty(place.machine, (self._parameters.size,), self._parameters.dtype)
+
+        def put(at: slice, gradients: Any) -> None:
+            place.machine.copy(flat.flat[at], gradients.numbers())
+
+        dx, states = self._through_parts(tape, slope, dstate, retain, put)
+        params = {name: place.wrap(a) for name, a in self._parameters.views_of(flat).items()}
+        return Gradients(place.wrap(dx), place.wrap(states), params, place.wrap(flat))
+
+    def _through_parts(
+        self, tape: SequentialTape, dy: Any, dstate: Any, retain: bool, put: Callable[[slice, Any], None]
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """dx and the gradients for the states; ``put`` is told where those of a part's parameters belong."""
         states: list[Any] = []
-        end = flat.size
+        end = self._parameters.size
+        given = self._states(dstate, "dstate")
         for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
-            grads = part.backward(own, self._turn(part, slope), after, retain)
-            slope = self._turn(part, grads.x)
+            grads = part.backward(own, self._turn(part, dy), after, retain)
+            dy = self._turn(part, grads.x)
             states.insert(0, grads.state)
-            begin = end - grads.flat.size
-            place.machine.copy(flat.flat[begin:end], grads.flat.numbers())
-            end = begin
+            put(slice(end - grads.flat.size, end), grads.flat)
+            end -= grads.flat.size
         if not retain:
             tape._consume()
-        params = {name: place.wrap(a) for name, a in self._parameters.views_of(flat).items()}
-        return Gradients(place.wrap(slope), place.wrap(tuple(states)), params, place.wrap(flat))
+        return dy, tuple(states)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> None:
         """Everything that could be wrong, before any part's tape is used up."""

@@ -7,7 +7,6 @@ import pytest
 
 import nbrnn
 from nbrnn import losses
-from nbrnn._cuda import current
 from nbrnn._cuda.array import DeviceArray
 from nbrnn.optim import schedules
 from nbrnn.training import NotFiniteError, evaluate
@@ -18,18 +17,10 @@ if not nvvm.has_numba_cuda():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from tests.emulated import Emulated  # noqa: E402
 from tests.fake_cuda import installed  # noqa: E402
 
 LENGTHS = (3, 1, 2)
 OFF = dict(progress=False, rng=0)
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
 
 
 def network(batch_first=False):

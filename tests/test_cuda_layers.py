@@ -28,13 +28,6 @@ WITHIN = {"float32": 5e-6, "float64": 1e-12}
 same = np.testing.assert_array_equal
 
 
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
-
-
 def close(found, wanted, within, what=""):
     found = found.numpy() if isinstance(found, DeviceArray) else found
     assert found.shape == wanted.shape, what

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from nbrnn import losses
-from nbrnn._cuda import current
 from nbrnn._cuda.array import DeviceArray
 from nbrnn._cuda.sums import STRETCH, reduced
 from tests.ptx import compile as nvvm
@@ -15,17 +14,9 @@ if not nvvm.has_numba_cuda():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from tests.cuda_resources import CAN_ASSEMBLE, wasted  # noqa: E402
-from tests.emulated import Emulated  # noqa: E402
 from tests.test_cuda_kernels import WITHIN, caught_in, compare  # noqa: E402
 
 T, B, LENGTHS = 3, 2, [1, 3]
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
 
 
 def both(machine, loss, y, target, lengths=None, **settings):

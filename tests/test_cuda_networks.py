@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn._cuda import current
 from nbrnn._cuda.array import DeviceArray
 from tests.ptx import compile as nvvm
 
@@ -20,13 +19,6 @@ from tests.test_cuda_kernels import compare as compare_numbers  # noqa: E402
 
 #: Two sequences of three steps, one of them shorter.
 T, B, LENGTHS = 3, 2, [1, 3]
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
 
 
 def compare(found, wanted, within, what):

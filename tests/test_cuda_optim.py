@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn._cuda import current
 from nbrnn._cuda.array import DeviceArray
 from nbrnn.module import Gradients
 from nbrnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_value
@@ -20,15 +19,7 @@ if not nvvm.has_numba_cuda():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from tests.cuda_resources import CAN_ASSEMBLE, wasted  # noqa: E402
-from tests.emulated import Emulated  # noqa: E402
 from tests.test_cuda_kernels import caught_in  # noqa: E402
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
 
 
 def layer(dtype="float32"):

@@ -7,17 +7,7 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn._cuda import current
 from nbrnn._cuda.array import DeviceArray
-from tests.emulated import Emulated
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
-
 
 KEYS = (0, -1, slice(1, None), slice(None, None, 2), (slice(None), 1), (0, slice(0, 2), -1), (None, 1), slice(3, 3))
 

@@ -13,20 +13,13 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn._cuda import current, dlpack
+from nbrnn._cuda import dlpack
 from nbrnn._cuda.array import DeviceArray, in_order
 from nbrnn._cuda.exchange import OURS, adopted, kind_of
 from tests.emulated import Emulated
 
 same = np.testing.assert_array_equal
 F4, F8 = np.dtype("f4"), np.dtype("f8")
-
-
-@pytest.fixture
-def machine():
-    machine = Emulated()
-    with current.use(machine):
-        yield machine
 
 
 class Interface:

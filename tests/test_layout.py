@@ -148,6 +148,19 @@ def test_a_core_imports_nothing_else(core):
             assert target[0] in allowed or f"{target[0]}.py" in allowed, f"{path} imports {target}"
 
 
+#: Of the module typing, since Python 3.11: for type checkers only.
+NEW_IN_TYPING = {"Self", "LiteralString", "Never", "NotRequired", "Required", "TypeVarTuple", "Unpack", "assert_never",
+                 "assert_type", "dataclass_transform", "override", "reveal_type"}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_3_10_can_import_it(path):
+    """As far as names of typing go, which linters don't look at."""
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "typing":
+            assert NEW_IN_TYPING.isdisjoint(alias.name for alias in node.names), ast.unparse(node)
+
+
 def test_every_module_has_its_floor():
     for path in FILES:
         name, *rest = path.relative_to(ROOT).with_suffix("").parts

@@ -71,6 +71,19 @@ class Parts:
         self.layer.backward(self.layer.forward(self.x)[2], self.dy)
 
 
+class Dropout:
+    """What drops numbers, by Philox: beside the layers it stands between."""
+
+    params = ((16, 128, 500), DTYPES)
+    param_names = ("n of (64, 64, n)", "dtype")
+
+    def setup(self, n, dtype):
+        self.drop, self.x = nbrnn.Dropout(0.3), np.ones((64, 64, n), dtype)
+
+    def time_forward(self, n, dtype):
+        self.drop.forward(self.x, rng=0)
+
+
 class Compiled:
     """A thousand steps inside compiled code."""
 

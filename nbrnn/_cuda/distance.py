@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import primitives
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .sums import THREADS
 
 SQUARE, ABSOLUTE, HUBER = 0, 1, 2
@@ -60,7 +60,7 @@ def distance_kernel(kind: int, dtype: np.dtype[Any]) -> Kernel:
         "terms:out dy:out"
     )
     key = ("distance", str(kind), dtype.name)
-    return Kernel(key, functools.partial(distance, kind, dtype), _arguments(text, dtype), THREADS)
+    return Kernel(key, functools.partial(distance, kind, dtype), arguments_of(text, dtype), THREADS)
 
 
 def binary(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -105,4 +105,4 @@ def binary_kernel(dtype: np.dtype[Any]) -> Kernel:
         "y:in target:in ends:in:i8 steps:i8 batch:i8 inner:i8 turned:b1 weight:in positive:in "
         f"share:{dtype.str} terms:out dy:out"
     )
-    return Kernel(("binary", dtype.name), functools.partial(binary, dtype), _arguments(text, dtype), THREADS)
+    return Kernel(("binary", dtype.name), functools.partial(binary, dtype), arguments_of(text, dtype), THREADS)

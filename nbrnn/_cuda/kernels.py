@@ -115,7 +115,9 @@ class Kernel:
         return tuple(k[::1] if a.way else k for a, k in zip(self.arguments, kinds, strict=True))
 
 
-def _arguments(text: str, dtype: np.dtype[Any]) -> tuple[Argument, ...]:
+def arguments_of(text: str, dtype: np.dtype[Any]) -> tuple[Argument, ...]:
+    """From words such as ``x:in`` (an array of that dtype), ``index:in:i8`` (of another), ``size:i4`` (a number)."""
+
     def one(word: str) -> Argument:
         name, way, *kind = word.split(":")
         if way in ("in", "out", "inout"):
@@ -130,14 +132,14 @@ def forward_kernel(plan: Plan, keep: bool, masked: bool = False) -> Kernel:
     """See ``forward.forward``."""
     made = functools.partial(forward.forward, plan, keep, masked)
     key = _key("forward", plan, str(keep), str(masked))
-    return Kernel(key, made, _arguments(_FORWARD, plan.dtype), plan.forward.threads)
+    return Kernel(key, made, arguments_of(_FORWARD, plan.dtype), plan.forward.threads)
 
 
 @functools.cache
 def backward_kernel(plan: Plan, masked: bool = False) -> Kernel:
     """See ``backward.backward``."""
     made = functools.partial(backward.backward, plan, masked)
-    return Kernel(_key("backward", plan, str(masked)), made, _arguments(_BACKWARD, plan.dtype), plan.backward.threads)
+    return Kernel(_key("backward", plan, str(masked)), made, arguments_of(_BACKWARD, plan.dtype), plan.backward.threads)
 
 
 @functools.cache
@@ -145,7 +147,7 @@ def cooperative_kernel(plan: SpreadPlan, keep: bool, masked: bool = False) -> Ke
     """See ``cooperative.forward``."""
     made, split = functools.partial(cooperative.forward, plan, keep, masked), plan.forward
     key = _key("cooperative", plan, str(plan.warps), str(keep), str(masked))
-    return Kernel(key, made, _arguments(_COOPERATIVE, plan.dtype), split.threads, True, split.shared)
+    return Kernel(key, made, arguments_of(_COOPERATIVE, plan.dtype), split.threads, True, split.shared)
 
 
 @functools.cache
@@ -153,7 +155,7 @@ def cooperative_back_kernel(plan: SpreadPlan, masked: bool = False) -> Kernel:
     """See ``cooperative.backward``."""
     made, split = functools.partial(cooperative.backward, plan, masked), plan.backward
     key = _key("cooperative_back", plan, str(plan.warps), str(masked))
-    return Kernel(key, made, _arguments(_COOPERATIVE_BACK, plan.dtype), split.threads, True, split.shared)
+    return Kernel(key, made, arguments_of(_COOPERATIVE_BACK, plan.dtype), split.threads, True, split.shared)
 
 
 def _key(name: str, plan: Plan | SpreadPlan, *more: str) -> tuple[str, ...]:
@@ -165,21 +167,21 @@ def product_kernel(dtype: np.dtype[Any], trans_a: bool, trans_b: bool, rows: int
     """See ``product.product``."""
     made = functools.partial(product.product, dtype, trans_a, trans_b, rows)
     key = ("product", dtype.name, str(trans_a), str(trans_b), str(rows))
-    return Kernel(key, made, _arguments(_PRODUCT, dtype), product.THREADS)
+    return Kernel(key, made, arguments_of(_PRODUCT, dtype), product.THREADS)
 
 
 @functools.cache
 def sum_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``product.sum_rows``."""
     made = functools.partial(product.sum_rows, dtype)
-    return Kernel(("sum_rows", dtype.name), made, _arguments(_SUM_ROWS, dtype), product.SUMMING)
+    return Kernel(("sum_rows", dtype.name), made, arguments_of(_SUM_ROWS, dtype), product.SUMMING)
 
 
 @functools.cache
 def sum_parts_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``product.sum_parts``."""
     made = functools.partial(product.sum_parts, dtype)
-    return Kernel(("sum_parts", dtype.name), made, _arguments(_SUM_PARTS, dtype), product.SUMMING)
+    return Kernel(("sum_parts", dtype.name), made, arguments_of(_SUM_PARTS, dtype), product.SUMMING)
 
 
 @cached
@@ -187,7 +189,7 @@ def step_kernel(cell: type[Cell], dtype: np.dtype[Any], keep: bool) -> Kernel:
     """See ``stepwise.step``."""
     made = functools.partial(stepwise.step, cell, dtype, keep)
     key = ("step", describe(cell), dtype.name, str(keep))
-    return Kernel(key, made, _arguments(_STEP, dtype), stepwise.THREADS)
+    return Kernel(key, made, arguments_of(_STEP, dtype), stepwise.THREADS)
 
 
 @cached
@@ -195,31 +197,31 @@ def step_back_kernel(cell: type[Cell], dtype: np.dtype[Any]) -> Kernel:
     """See ``stepwise.step_back``."""
     made = functools.partial(stepwise.step_back, cell, dtype)
     key = ("step_back", describe(cell), dtype.name)
-    return Kernel(key, made, _arguments(_STEP_BACK, dtype), stepwise.THREADS)
+    return Kernel(key, made, arguments_of(_STEP_BACK, dtype), stepwise.THREADS)
 
 
 @functools.cache
 def other_step_kernel(name: str, dtype: np.dtype[Any]) -> Kernel:
     """One of ``stepwise`` that knows no cell."""
     made = functools.partial(getattr(stepwise, name), dtype)
-    return Kernel((name, dtype.name), made, _arguments(_OTHER_STEPS[name], dtype), stepwise.THREADS)
+    return Kernel((name, dtype.name), made, arguments_of(_OTHER_STEPS[name], dtype), stepwise.THREADS)
 
 
 @cached
 def drop_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``philox.drop``."""
     made = functools.partial(philox.drop, dtype)
-    return Kernel(("drop", dtype.name), made, _arguments(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
+    return Kernel(("drop", dtype.name), made, arguments_of(f"{_DROP} scale:{dtype.str}", dtype), philox.THREADS)
 
 
 @cached
 def offsets_kernel() -> Kernel:
     """See ``offsets.offsets``."""
-    return Kernel(("offsets",), offsets.offsets, _arguments(_OFFSETS, np.dtype(np.int64)), offsets.THREADS)
+    return Kernel(("offsets",), offsets.offsets, arguments_of(_OFFSETS, np.dtype(np.int64)), offsets.THREADS)
 
 
 @cached
 def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``gather.gather``."""
     made = functools.partial(gather.gather, dtype)
-    return Kernel(("gather", dtype.name), made, _arguments(_GATHER, dtype), gather.THREADS)
+    return Kernel(("gather", dtype.name), made, arguments_of(_GATHER, dtype), gather.THREADS)

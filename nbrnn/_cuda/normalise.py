@@ -11,7 +11,7 @@ import numpy as np
 
 from . import primitives
 from .array import DeviceArray
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .pointwise import blocks
 from .softmax import rows_of_warps
 from .sums import LANES, THREADS, sum_across
@@ -48,7 +48,7 @@ def normalise(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def normalise_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``normalise``."""
-    arguments = _arguments(f"x:in n:i8 rows:i8 eps:{dtype.str} z:out scale:out", dtype)
+    arguments = arguments_of(f"x:in n:i8 rows:i8 eps:{dtype.str} z:out scale:out", dtype)
     return Kernel(("normalise", dtype.name), functools.partial(normalise, dtype), arguments, THREADS)
 
 
@@ -78,7 +78,7 @@ def normalise_back(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def normalise_back_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``normalise_back``."""
-    arguments = _arguments("dz:in z:in scale:in n:i8 rows:i8 dx:out", dtype)
+    arguments = arguments_of("dz:in z:in scale:in n:i8 rows:i8 dx:out", dtype)
     return Kernel(("normalise_back", dtype.name), functools.partial(normalise_back, dtype), arguments, THREADS)
 
 
@@ -103,7 +103,7 @@ def stretch(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def stretch_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``stretch``."""
-    arguments = _arguments("a:in factor:in shift:in n:i8 to:out", dtype)
+    arguments = arguments_of("a:in factor:in shift:in n:i8 to:out", dtype)
     return Kernel(("stretch", dtype.name), functools.partial(stretch, dtype), arguments, THREADS)
 
 

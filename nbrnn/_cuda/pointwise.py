@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from .._kernel import digest_of
 from . import primitives
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .machine import Flat, Machine
 from .sums import THREADS
 
@@ -57,7 +57,7 @@ def assign_kernel(source: np.dtype[Any], dtype: np.dtype[Any]) -> Kernel:
     """See ``assign``."""
     text = f"a:in:{source.str} b_size:i8 c_size:i8 a_stride:i8 b_stride:i8 c_stride:i8 to:out"
     key = ("assign", source.name, dtype.name)
-    return Kernel(key, functools.partial(assign, source, dtype), _arguments(text, dtype), THREADS)
+    return Kernel(key, functools.partial(assign, source, dtype), arguments_of(text, dtype), THREADS)
 
 
 def take_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -78,7 +78,7 @@ def take_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def take_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``take_rows``."""
-    arguments = _arguments("a:in index:in:i8 n:i8 stride:i8 to:out", dtype)
+    arguments = arguments_of("a:in index:in:i8 n:i8 stride:i8 to:out", dtype)
     return Kernel(("take_rows", dtype.name), functools.partial(take_rows, dtype), arguments, THREADS)
 
 
@@ -100,7 +100,7 @@ def put_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def put_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``put_rows``."""
-    arguments = _arguments("a:in index:in:i8 n:i8 to:inout", dtype)
+    arguments = arguments_of("a:in index:in:i8 n:i8 to:inout", dtype)
     return Kernel(("put_rows", dtype.name), functools.partial(put_rows, dtype), arguments, THREADS)
 
 
@@ -130,7 +130,7 @@ def mapped(formula: Callable[..., Any], both: bool) -> Callable[..., None]:
 def mapped_kernel(formula: Callable[..., Any], both: bool, dtype: np.dtype[Any]) -> Kernel:
     """See ``mapped``; ``a`` and ``to`` may be the same array."""
     key = ("mapped", sources(formula), str(both), dtype.name)
-    return Kernel(key, functools.partial(mapped, formula, both), _arguments("a:inout b:in to:inout", dtype), THREADS)
+    return Kernel(key, functools.partial(mapped, formula, both), arguments_of("a:inout b:in to:inout", dtype), THREADS)
 
 
 # Loops over vectors
@@ -186,7 +186,7 @@ def update_kernel(loop: Callable[..., None], present: tuple[bool, ...], numbers:
     """See ``update``; what isn't there is an empty array, or 0."""
     text = "p:inout g:in u:inout v:inout w:inout " + " ".join(f"n{q}:{dtype.str}" for q in range(NUMBERS))
     key = ("update", sources(loop), str(present), str(numbers), dtype.name)
-    return Kernel(key, functools.partial(update, loop, present, numbers), _arguments(text, dtype), THREADS)
+    return Kernel(key, functools.partial(update, loop, present, numbers), arguments_of(text, dtype), THREADS)
 
 
 def updated(

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import primitives
 from .array import DeviceArray
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .machine import Flat
 from .pointwise import blocks
 from .sums import THREADS
@@ -50,7 +50,7 @@ def pool(mode: str, dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def pool_kernel(mode: str, dtype: np.dtype[Any]) -> Kernel:
     """See ``pool``."""
-    arguments = _arguments("x:in ends:in:i8 n:i8 time:i8 batch:i8 inner:i8 y:out at:out:i8", dtype)
+    arguments = arguments_of("x:in ends:in:i8 n:i8 time:i8 batch:i8 inner:i8 y:out at:out:i8", dtype)
     return Kernel(("pool", mode, dtype.name), functools.partial(pool, mode, dtype), arguments, THREADS)
 
 
@@ -79,7 +79,7 @@ def pool_back(mean: bool, dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def pool_back_kernel(mean: bool, dtype: np.dtype[Any]) -> Kernel:
     """See ``pool_back``."""
-    arguments = _arguments("dy:in ends:in:i8 at:in:i8 n:i8 dx:out", dtype)
+    arguments = arguments_of("dy:in ends:in:i8 at:in:i8 n:i8 dx:out", dtype)
     return Kernel(("pool_back", str(mean), dtype.name), functools.partial(pool_back, mean, dtype), arguments, THREADS)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import primitives
 from .array import DeviceArray
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .machine import Flat, Machine
 from .pointwise import blocks
 from .sums import THREADS, reduced
@@ -32,7 +32,7 @@ def quotient(dtype: np.dtype[Any]) -> Callable[..., None]:
 def quotient_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``quotient``."""
     made = functools.partial(quotient, dtype)
-    return Kernel(("quotient", dtype.name), made, _arguments("a:in b:in to:out", dtype), 1)
+    return Kernel(("quotient", dtype.name), made, arguments_of("a:in b:in to:out", dtype), 1)
 
 
 def root(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -50,7 +50,7 @@ def root(dtype: np.dtype[Any]) -> Callable[..., None]:
 def root_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``root``."""
     made = functools.partial(root, dtype)
-    return Kernel(("root", dtype.name), made, _arguments("unit:in squares:in to:out", dtype), 1)
+    return Kernel(("root", dtype.name), made, arguments_of("unit:in squares:in to:out", dtype), 1)
 
 
 def shorten(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -72,7 +72,7 @@ def shorten(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def shorten_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``shorten``."""
-    arguments = _arguments(f"a:inout norm:in most:{dtype.str}", dtype)
+    arguments = arguments_of(f"a:inout norm:in most:{dtype.str}", dtype)
     return Kernel(("shorten", dtype.name), functools.partial(shorten, dtype), arguments, THREADS)
 
 
@@ -97,7 +97,7 @@ def confine(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def confine_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``confine``."""
-    arguments = _arguments(f"a:inout edge:{dtype.str}", dtype)
+    arguments = arguments_of(f"a:inout edge:{dtype.str}", dtype)
     return Kernel(("confine", dtype.name), functools.partial(confine, dtype), arguments, THREADS)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import primitives
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .sums import LANES, THREADS, largest_across, sum_across
 
 
@@ -53,7 +53,7 @@ def softmax(dtype: np.dtype[Any]) -> Callable[..., None]:
 def softmax_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``softmax``."""
     made = functools.partial(softmax, dtype)
-    return Kernel(("softmax", dtype.name), made, _arguments("x:inout n:i8 rows:i8", dtype), THREADS)
+    return Kernel(("softmax", dtype.name), made, arguments_of("x:inout n:i8 rows:i8", dtype), THREADS)
 
 
 def softmax_back(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -79,7 +79,7 @@ def softmax_back(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def softmax_back_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``softmax_back``."""
-    arguments = _arguments("y:in dy:in n:i8 rows:i8 dx:out", dtype)
+    arguments = arguments_of("y:in dy:in n:i8 rows:i8 dx:out", dtype)
     return Kernel(("softmax_back", dtype.name), functools.partial(softmax_back, dtype), arguments, THREADS)
 
 
@@ -123,7 +123,7 @@ def targets_kernel(dtype: np.dtype[Any]) -> Kernel:
         "target:in:i8 weight:in ends:in:i8 steps:i8 batch:i8 inner:i8 turned:b1 classes:i8 ignored:i8 "
         "chosen:out:i8 weights:out"
     )
-    return Kernel(("targets", dtype.name), functools.partial(targets, dtype), _arguments(text, dtype), THREADS)
+    return Kernel(("targets", dtype.name), functools.partial(targets, dtype), arguments_of(text, dtype), THREADS)
 
 
 def cross_entropy(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -198,5 +198,5 @@ def cross_entropy_kernel(dtype: np.dtype[Any]) -> Kernel:
         "losses:out dy:inout"
     )
     return Kernel(
-        ("cross_entropy", dtype.name), functools.partial(cross_entropy, dtype), _arguments(text, dtype), THREADS
+        ("cross_entropy", dtype.name), functools.partial(cross_entropy, dtype), arguments_of(text, dtype), THREADS
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import primitives
 from .emit import Scalar
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .machine import Flat, Machine
 
 #: Lanes of a warp, threads of a block, numbers that a warp takes.
@@ -94,7 +94,7 @@ def reduction(kind: str, dtype: np.dtype[Any]) -> Callable[..., None]:
 def reduction_kernel(kind: str, dtype: np.dtype[Any]) -> Kernel:
     """See ``reduction``."""
     made = functools.partial(reduction, kind, dtype)
-    return Kernel(("reduction", kind, dtype.name), made, _arguments("a:in unit:in to:out", dtype), THREADS)
+    return Kernel(("reduction", kind, dtype.name), made, arguments_of("a:in unit:in to:out", dtype), THREADS)
 
 
 def reduced(machine: Machine, kind: str, a: Flat, unit: Flat | None = None) -> Flat:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import primitives
 from .array import DeviceArray
-from .kernels import Kernel, _arguments
+from .kernels import Kernel, arguments_of
 from .machine import Flat
 from .pointwise import blocks
 from .softmax import rows_of_warps
@@ -51,7 +51,7 @@ def look_up(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def look_up_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``look_up``."""
-    arguments = _arguments("table:in index:in:i8 ends:in:i8 batch:i8 rows:i8 n:i8 y:out chosen:out:i8", dtype)
+    arguments = arguments_of("table:in index:in:i8 ends:in:i8 batch:i8 rows:i8 n:i8 y:out chosen:out:i8", dtype)
     return Kernel(("look_up", dtype.name), functools.partial(look_up, dtype), arguments, THREADS)
 
 
@@ -92,7 +92,7 @@ def add_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
 @functools.cache
 def add_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
     """See ``add_rows``; the row ``left_out`` isn't added to."""
-    arguments = _arguments("chosen:in:i8 dy:in n:i8 left_out:i8 to:inout", dtype)
+    arguments = arguments_of("chosen:in:i8 dy:in n:i8 left_out:i8 to:inout", dtype)
     return Kernel(("add_rows", dtype.name), functools.partial(add_rows, dtype), arguments, THREADS)
 
 
