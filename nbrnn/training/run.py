@@ -39,7 +39,7 @@ class Sums:
 
 
 @dataclasses.dataclass
-class Place:
+class Position:
     """Where a run stands: all that is to be kept of it besides parameters, optimiser, schedule and generators.
 
     Attributes
@@ -105,7 +105,7 @@ class Run:
         #: For dropout; None: each part's own.
         self.random = None if rng is None else generator(rng)
         self.order = np.random.default_rng() if self.random is None else self.random
-        self.at = Place()
+        self.at = Position()
         self._before: Any = None if net.device != "cpu" else np.empty_like(net.flat)
 
     def epoch(self, saved: Callable[[], None], show: Callable[[str], None]) -> str:
@@ -277,7 +277,7 @@ class Run:
             order, sizes = at["plan"]
             at["plan"] = np.split(order, np.cumsum(sizes)[:-1])
         at["sums"], at["history"] = Sums(**at["sums"]), History(**at["history"])
-        self.at = Place(**at)
+        self.at = Position(**at)
         self.at.state = there(self.at.state, self.net)
 
     def _generators(self) -> dict[str, np.random.Generator]:
