@@ -9,8 +9,9 @@ import numpy as np
 from nbrnn._cuda.direction import Direction, Sequences, State
 from nbrnn._cuda.placed import Placed
 from nbrnn._cuda.schedule import Schedule
-from tests.ptx import Input, Output, launch, parse
+from tests.ptx import Input, Module, Output, launch, parse
 from tests.ptx import compile as nvvm
+from tests.ptx.kept import KEPT
 
 
 @functools.cache
@@ -88,7 +89,7 @@ class Emulated:
         before = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
         run = self.execute(parsed(kernel, self.cc), kernel, grid, arguments)
         after = tuple(np.copy(a) if isinstance(a, np.ndarray) else a for a in arguments)
-        self.runs.append((kernel, run))
+        self.runs.append((kernel, run.unwritten))
         self.launches.append((kernel, grid, before, after))
 
     def execute(self, module, kernel, grid, arguments):
@@ -109,6 +110,7 @@ class Emulated:
             schedule=self.schedule,
             seed=1,
             dynamic_shared=kernel.shared,
+            kept=KEPT if isinstance(module, Module) else None,
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from nbrnn._cuda import driver
 from tests.ptx import PtxError, parse
-from tests.ptx.machine import Launch
+from tests.ptx.kept import KEPT
 
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_DEVICE, INVALID_PTX, UNSUPPORTED_PTX = 1, 2, 100, 101, 218, 222
 INVALID_CONTEXT, INVALID_HANDLE, NOT_FOUND, LAUNCH_FAILED, TOO_LARGE = 201, 400, 500, 719, 720
@@ -336,7 +336,7 @@ class FakeCuda(State):
         self.do_cuLaunchKernel(function, gx, gy, gz, *rest, None, name="cuLaunchCooperativeKernel")
 
     def execute(self, function, grid, block, shared, given):
-        run = Launch(function.module, grid, block, name=function.kernel.name, dynamic_shared=shared, seed=1)
+        run = KEPT.take(function.module, grid, block, name=function.kernel.name, dynamic_shared=shared, seed=1)
         placed = {}
         for n, (variable, data) in enumerate(zip(function.kernel.params, given, strict=True)):
             if self.is_data(n, given):
@@ -362,6 +362,7 @@ class FakeCuda(State):
             else:
                 units = buffer.written[: allocation.size >> buffer.unit_shift]
                 allocation.written |= np.repeat(units, 1 << buffer.unit_shift)
+        KEPT.put(run)
 
     @staticmethod
     def is_data(n, given):

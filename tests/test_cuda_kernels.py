@@ -49,10 +49,10 @@ def check(case, machine, **options):
         assert gradients.keys() == case.layer.params.keys()
     for name, found, wanted in pairs:
         compare(found, wanted, within, f"{name} of {case}")
-    for kernel, run in machine.runs:
+    for kernel, unwritten in machine.runs:
         arrays = [a for a in kernel.arguments if a.way]
-        for argument, unwritten in zip(arrays, run.unwritten, strict=True):
-            assert unwritten == 0 or argument.way == "in", (kernel.key[0], argument)
+        for argument, missing in zip(arrays, unwritten, strict=True):
+            assert missing == 0 or argument.way == "in", (kernel.key[0], argument)
     return machine
 
 

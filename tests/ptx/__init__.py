@@ -2,8 +2,9 @@
 
 from tests.ptx.call import Input, Output, launch
 from tests.ptx.errors import Fault, PtxError
+from tests.ptx.kept import Kept
 from tests.ptx.machine import Launch
 from tests.ptx.parse import Module, parse
 from tests.ptx.program import Checks
 
-__all__ = ["Checks", "Fault", "Input", "Launch", "Module", "Output", "PtxError", "launch", "parse"]
+__all__ = ["Checks", "Fault", "Input", "Kept", "Launch", "Module", "Output", "PtxError", "launch", "parse"]

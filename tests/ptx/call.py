@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.ptx.errors import PtxError
+from tests.ptx.kept import Kept
 from tests.ptx.machine import Launch
 from tests.ptx.memory import Buffer
 from tests.ptx.operands import Array
@@ -31,7 +32,14 @@ class Output:
 
 
 def launch(
-    module: Module | str, grid: Any, block: Any, args: Sequence[Any], *, abi: str = "c", **options: Any
+    module: Module | str,
+    grid: Any,
+    block: Any,
+    args: Sequence[Any],
+    *,
+    abi: str = "c",
+    kept: Kept | None = None,
+    **options: Any,
 ) -> Launch:
     """Execute a kernel.
 
@@ -44,6 +52,8 @@ def launch(
         Numbers, and C-contiguous arrays: read and written, or an `Input`, or an `Output`.  With abi="numba" tuples too.
     abi : {"c", "numba"}
         Whether an array is one pointer, or the seven and more parameters that numba passes.
+    kept : Kept, optional
+        Takes a launch like this one from there, decoded, and puts it back: what is returned is changed by the next.
     **options
         Of `Launch`: name, checks, dynamic_shared, seed, schedule, profile.
 
@@ -59,7 +69,7 @@ def launch(
     PtxError
         The PTX can't be read, or the arguments don't fit.
     """
-    run = Launch(module, grid, block, **options)
+    run = Launch(module, grid, block, **options) if kept is None else kept.take(module, grid, block, **options)
     placed: list[tuple[Array, Buffer, bool]] = []
     flat: list[Any] = []
     for number, argument in enumerate(args):
@@ -78,6 +88,8 @@ def launch(
         if buffer.written is not None:
             missing = int(np.count_nonzero(~buffer.written[: buffer.size >> buffer.unit_shift])) << buffer.unit_shift
         run.unwritten.append(missing)
+    if kept is not None:
+        kept.put(run)
     return run
 
 

@@ -69,9 +69,13 @@ class Clocks:
 
     def __init__(self, grid: Grid):
         self.grid = grid
-        N = grid.N
-        if N > LANE_MASK:
-            raise PtxError(f"{N} threads are more than races are watched for ({LANE_MASK})")
+        if grid.N > LANE_MASK:
+            raise PtxError(f"{grid.N} threads are more than races are watched for ({LANE_MASK})")
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Nobody knows anything of anybody."""
+        N = self.grid.N
         self.now = 1
         self.rows = np.zeros((4, N), np.int32)
         self.row = np.zeros(N, np.intp)  # of each thread

@@ -37,13 +37,21 @@ class Launch(Program):
         Seed of an adversarial scheduler: which warp runs next is random, as is the order of atomics.
     """
 
-    turn = 0
-
     def __init__(self, module: Module | str, grid: Any, block: Any, **options: Any):
         super().__init__(module, grid, block, **options)
+        self.decoded = False
+        self._start()
+
+    def begin_anew(self, seed: int | None, schedule: int | None) -> None:
+        super().begin_anew(seed, schedule)
+        self._start()
+
+    def _start(self) -> None:
+        """All threads stand at the beginning."""
         self.pc = np.zeros(self.N, np.int32)
         self.at = np.zeros(self.N, np.int32)  # the same, but NOWHERE for those that can't run
         self.state = np.zeros(self.N, np.int8)
+        self.turn = 0
         self.lane_instructions = 0
         self.unwritten: list[int] = []
 
@@ -62,7 +70,9 @@ class Launch(Program):
         PtxError
             What isn't emulated.
         """
-        self._decode()
+        if not self.decoded:
+            self._decode()
+            self.decoded = True
         self.barriers = Barriers(self)
         with np.errstate(all="ignore"):
             while True:

@@ -128,7 +128,13 @@ class Memory:
 
     def __init__(self, grid: Grid, clocks: Clocks | None, initialisation: bool, profile: Any = None):
         self.grid, self.clocks, self.initialisation, self.profile = grid, clocks, initialisation, profile
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Drop all buffers, and what threads know of each other."""
         self.spaces = {name: Space(name) for name in WINDOWS}
+        if self.clocks:
+            self.clocks.begin_anew()
 
     def add(self, space: str, name: str, size: int, data: Array | None = None, writable: bool = True) -> Buffer:
         """Place a buffer: of given bytes, or fresh ones."""

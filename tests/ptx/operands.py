@@ -54,6 +54,13 @@ class Register:
         self.written: Array | None = None
         self._views: dict[str, Array] = {}
 
+    def begin_anew(self) -> None:
+        """Nobody has written it."""
+        self.bits[:] = 0
+        self.unclean = False
+        if self.written is not None:
+            self.written[:] = False
+
     def view(self, type_: str, what: str) -> Array:
         """The register as values of a type no wider than itself."""
         found = self._views.get(type_)

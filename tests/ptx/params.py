@@ -17,8 +17,13 @@ class Params:
 
     def __init__(self, N: int):
         self.N = N
-        self.kernel: dict[str, bytes] = {}
+        self.kernel: dict[str, Array] = {}  # bytes, which loads look at: given anew, they stay where they are
         self.calls: dict[str, Array] = {}  # shape (N, size)
+
+    def begin_anew(self) -> None:
+        """As before any call."""
+        for room in self.calls.values():
+            room[:] = 0
 
     def give(self, variable: Variable, value: object) -> None:
         """Set a parameter of the kernel: bytes, or a number."""
@@ -32,11 +37,11 @@ class Params:
                 data = np.array(value, dtype).tobytes()
         if len(data) != variable.size:
             raise PtxError(f"parameter {variable.name} has {variable.size} bytes, not {len(data)}")
-        self.kernel[variable.name] = data
+        self.kernel.setdefault(variable.name, np.empty(len(data), np.uint8))[:] = np.frombuffer(data, np.uint8)
 
     def declare(self, variable: Variable) -> None:
         """Make room for a parameter of a call."""
-        self.calls[variable.name] = np.zeros((self.N, variable.size), np.uint8)
+        self.calls.setdefault(variable.name, np.zeros((self.N, variable.size), np.uint8))
 
     def _room(self, ins: Instruction, address: Address, size: int) -> Array:
         if address.name not in self.calls:
@@ -55,7 +60,7 @@ class Params:
                 data = self.kernel[address.name][at.offset : at.offset + size]
                 if len(data) != size or at.offset < 0:
                     raise PtxError(f"{ins.text}: beyond the end of the parameter")
-                values.append(np.broadcast_to(np.frombuffer(data, dtype), (self.N,)))
+                values.append(np.broadcast_to(data.view(dtype), (self.N,)))
             else:
                 values.append(self._room(ins, at, size).view(dtype)[:, 0])
 

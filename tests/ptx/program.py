@@ -78,12 +78,28 @@ class Program:
         self.params = Params(N)
         self.carry = np.zeros(N, bool)
         self.steps = 0
+        self.dynamic_shared = dynamic_shared
         self.special = self.grid.special(dynamic_shared)
-        self._symbols(dynamic_shared)
+        self.symbols = self._symbols(dynamic_shared)
 
-    def _symbols(self, dynamic_shared: int) -> None:
-        """Place variables."""
-        self.symbols: dict[str, int] = {}
+    def begin_anew(self, seed: int | None, schedule: int | None) -> None:
+        """Forget what a run has left, in place: what is decoded looks at these very arrays and objects."""
+        assert self.profile is None
+        self.approx.seed = seed
+        self.random = None if schedule is None else np.random.default_rng(schedule)
+        self.memory.begin_anew()
+        self.params.begin_anew()
+        self.carry[:] = False
+        self.steps = 0
+        for register in self.operands.registers.values():
+            register.begin_anew()
+        for code in self.code:
+            code.ran = False
+        assert self._symbols(self.dynamic_shared) == self.symbols
+
+    def _symbols(self, dynamic_shared: int) -> dict[str, int]:
+        """Place variables: their addresses."""
+        symbols: dict[str, int] = {}
         for v in [*self.module.variables, *self.kernel.variables]:
             if v.space == "param":
                 self.params.declare(v)
@@ -96,7 +112,8 @@ class Program:
             else:
                 data = np.frombuffer(v.data.ljust(size, b"\0"), np.uint8)
             buffer = self.memory.add(v.space, v.name, size, data, writable=v.space != "const")
-            self.symbols[v.name] = buffer.address
+            symbols[v.name] = buffer.address
+        return symbols
 
     # Decoding
 
