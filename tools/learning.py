@@ -4,10 +4,11 @@
 
     python tools/learning.py vowels      # accuracy on held-back utterances, seeds 0-4, settings by cross-validation
     python tools/learning.py text        # bits per character of a held-back text after 400 updates, seeds 0-7
+    python tools/learning.py text --same # the same from the same initial values: what differs is rounding alone
     python tools/learning.py epochs      # seconds of an epoch of either, the whole loop, in turn
 
 torch (``pip install torch``) runs with its best number of threads, found in a trial before; it draws its own initial
-values and batches, from the same distributions.
+values and batches, from the same distributions, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -208,6 +209,11 @@ class TorchText:
         self.parts = torch.nn.ModuleList([self.embedding, self.lstm, self.out])
         self.opt = torch.optim.Adam(self.parts.parameters(), lr=RATE)
 
+    def begin_as(self, ours):
+        """Take the values of a network of ours."""
+        for number, part in enumerate(self.parts):
+            part.load_state_dict({n: torch.tensor(ours.net.params[f"{number}.{n}"]) for n in part.state_dict()})
+
     def train(self, x, target):
         x, target, state = torch.from_numpy(x), torch.from_numpy(target), None
         for t in range(0, len(x), STRETCH):
@@ -226,8 +232,8 @@ class TorchText:
         return float(loss) / np.log(2)
 
 
-def text():
-    """Bits per character of the held-back text after so many updates."""
+def text(same):
+    """Bits per character of the held-back text after so many updates; from the same initial values or from others."""
     known, held, symbols = characters()
     x, target = columns(known, SIZE)
     # The text is gone through more than once if it must be.
@@ -238,8 +244,11 @@ def text():
     OurText(0, symbols).train(x[:STRETCH], target[:STRETCH])  # compiles
     results = {OurText: [], TorchText: []}
     for seed in range(8):
-        for kind in results:
-            model, begun = kind(seed, symbols), time.perf_counter()
+        ours, theirs = OurText(seed, symbols), TorchText(seed, symbols)
+        if same:
+            theirs.begin_as(ours)
+        for kind, model in ((OurText, ours), (TorchText, theirs)):
+            begun = time.perf_counter()
             model.train(x, target)
             seconds = time.perf_counter() - begun
             results[kind].append((model.bits(*held), seconds))
@@ -303,4 +312,6 @@ def epochs(repeats=9):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("vowels", "text", "epochs"))
-    {"vowels": vowels, "text": text, "epochs": epochs}[parser.parse_args().what]()
+    parser.add_argument("--same", action="store_true", help="text: from the same initial values")
+    chosen = parser.parse_args()
+    {"vowels": vowels, "text": functools.partial(text, chosen.same), "epochs": epochs}[chosen.what]()
