@@ -22,6 +22,15 @@ same = np.testing.assert_array_equal
 F4, F8 = np.dtype("f4"), np.dtype("f8")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_what_is_old():
+    """Collecting garbage looks at what these tests make alone: others leave millions of objects."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Interface:
     """Somebody's array with a `__cuda_array_interface__`, of which some entries are changed."""
 
