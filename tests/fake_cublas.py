@@ -37,6 +37,19 @@ def gemm(dtype, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     out[...] = product + beta * out if beta else product
 
 
+def columns_of(dtype, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """(address, bytes, whether it is written) of each column that a product reads or writes."""
+    one = np.frombuffer((ctypes.c_byte * dtype.itemsize).from_address(beta), dtype)[0]
+    for address, rows, columns, ld, written in (
+        (a, *((k, m) if transa else (m, k)), lda, False),
+        (b, *((n, k) if transb else (k, n)), ldb, False),
+        *[(c, m, n, ldc, False)] * bool(one),
+        (c, m, n, ldc, True),
+    ):
+        for column in range(columns):
+            yield address + column * ld * dtype.itemsize, rows * dtype.itemsize, written
+
+
 class Library:
     """See `nbrnn._cuda.blas.Library`: what was asked of it, as (stream, dtype, arguments)."""
 
@@ -63,11 +76,11 @@ class State:
     Parameters
     ----------
     put : callable
-        Gets a stream and what is to be done on it; None: done at once.
+        Gets a stream, what is to be done on it, and the columns (`columns_of`) that it uses; None: done at once.
     """
 
     def __init__(self, put=None):
-        self.put = put or (lambda stream, work: work())
+        self.put = put or (lambda stream, work, columns: work())
         self.modes, self.streams, self.calls = {}, {}, []
 
     def create(self):
@@ -86,7 +99,8 @@ class State:
         assert self.modes[handle] == {"math": DEFAULT_MATH, "pointers": HOST}
         stream = self.streams[handle]
         self.calls.append((letter, stream, arguments))
-        self.put(stream, lambda: gemm(DTYPES[letter], *arguments))
+        dtype = DTYPES[letter]
+        self.put(stream, lambda: gemm(dtype, *arguments), list(columns_of(dtype, *arguments)))
 
 
 def nvmath(state):
@@ -136,11 +150,11 @@ def cupy(state):
     def set_pointer_mode(handle, mode):
         state.set_mode("pointers", handle, mode)
 
-    def sgemm(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):  # noqa: N803
+    def sgemm(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
         state.set_stream(handle, current[-1])
         state.gemm("s", handle, (transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
 
-    def dgemm(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):  # noqa: N803
+    def dgemm(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
         state.set_stream(handle, current[-1])
         state.gemm("d", handle, (transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
 

@@ -251,7 +251,7 @@ def all_rows(when: Placed, sequences: Sequences) -> Matrix:
 
 
 def _rows_of_step(run: Run, K: int, first: int, before: bool) -> Matrix:
-    """h after the step whose first row that is, or the one before it: a stride apart if they can be, else by an index."""
+    """h of the step whose first row that is, or of the one ``before``: a stride apart if it can be, else by an index."""
     when, y = run.schedule, run.y
     if when.alike is None:
         return Matrix(y.data, 0, when.offsets_before(y) if before else when.offsets(y), first)

@@ -11,9 +11,8 @@ from . import kernels
 from .machine import Machine
 from .product import SUMMING, TILE, tile_rows
 
-
-#: Sums of fewer products are left to our kernel where there is cuBLAS: what takes long there is to read and write, which
-#: is done once more for a bias, and for rows that don't stand a stride apart.  By a count on paper.
+#: Sums of fewer products stay with our kernel, where there is cuBLAS: what takes long there is to read and write, which
+#: cuBLAS needs once more for a bias, and for rows that don't stand a stride apart.  By a count on paper.
 DEEP = 64
 #: So many chunks of a gradient are summed at once by cuBLAS.
 CHUNKS = 16
