@@ -244,6 +244,22 @@ def test_what_stands_a_stride_apart_is_not_moved(everything):
     assert names(machine).count("move_rows") == 4 + 4 + 3
 
 
+@pytest.mark.parametrize(
+    "lengths, resets, alike",
+    [
+        (None, None, 4), ([3, 3], None, 3), ([0, 0], None, 0), ([3, 2], None, None),
+        (None, np.zeros((4, 2), bool), None),
+    ],
+)  # fmt: skip
+def test_which_sequences_are_alike(lengths, resets, alike):
+    for reverse in (False, True):
+        schedule = Schedule.of(4, 2, lengths, resets, reverse)
+        assert schedule.alike == alike
+        if alike:
+            assert schedule.order.tolist() == [0, 1]
+    assert Schedule.of(4, 0, None, None, False).alike is None
+
+
 def test_shallow_products_stay_with_our_kernel():
     case = Case(kind="GRU", dtype="float32", H=70, T=3, B=3, I=5, stateful=True, seed=2)
     machine, library = emulated()

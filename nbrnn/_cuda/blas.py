@@ -1,7 +1,7 @@
 """Products of matrices by NVIDIA's cuBLAS, through nvmath-python or CuPy: only where somebody asked for it.
 
-cuBLAS chooses kernels by the sizes of the matrices.  So a sequence's bits depend on its batch, and on the version of the
-library: what is installed must never decide by itself.
+cuBLAS chooses kernels by the sizes of the matrices.  So a sequence's bits depend on its batch, and on the version of
+the library: what is installed must never decide by itself.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Nvmath:
 
 
 class CuPy:
-    """By ``cupy_backends.cuda.libs.cublas``, whose products go to CuPy's current stream, whatever setStream has said."""
+    """By ``cupy_backends.cuda.libs.cublas``, which multiplies on CuPy's current stream, whatever setStream has said."""
 
     package = "CuPy"
 

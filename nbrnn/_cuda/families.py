@@ -251,7 +251,7 @@ def all_rows(when: Placed, sequences: Sequences) -> Matrix:
 
 
 def _rows_of_step(run: Run, K: int, first: int, before: bool) -> Matrix:
-    """h of the step whose first row that is, or of the one ``before``: a stride apart if it can be, else by an index."""
+    """h of the step whose first row that is, or of the one ``before``: a stride apart if that can be, else by index."""
     when, y = run.schedule, run.y
     if when.alike is None:
         return Matrix(y.data, 0, when.offsets_before(y) if before else when.offsets(y), first)
