@@ -173,6 +173,7 @@ def others(dtype: str) -> list[kernels.Kernel]:
         *(kernels.product_kernel(kind, *w, ACROSS) for w in ways),
         kernels.sum_rows_kernel(kind),
         kernels.sum_parts_kernel(kind),
+        kernels.move_rows_kernel(kind),
         kernels.drop_kernel(kind),
         kernels.gather_kernel(kind),
         kernels.offsets_kernel(),
@@ -199,7 +200,7 @@ def products(cc: tuple[int, int]) -> Iterator[Row]:
     """Kernels that know nothing of cells."""
     names = (
         "product A B'", "product A B", "product A' B",
-        "narrow product A B'", "narrow product A B", "narrow product A' B", "sums over rows", "sums of parts", "dropout", "gather", "offsets",
+        "narrow product A B'", "narrow product A B", "narrow product A' B", "sums over rows", "sums of parts", "rows moved", "dropout", "gather", "offsets",
         "gradients of h, one step", "sums, one step", "masks, one step", "last states, one step",
     )  # fmt: skip
     for dtype in SIZES:

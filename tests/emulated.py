@@ -36,9 +36,12 @@ class Emulated:
         Seed of an adversarial scheduler.
     processors : int
         Multiprocessors; each has room for one block.
+    blas : nbrnn._cuda.blas.Blas, optional
+        What multiplies memory of the host.
     """
 
-    def __init__(self, cc=(9, 0), schedule=None, processors=4):
+    def __init__(self, cc=(9, 0), schedule=None, processors=4, blas=None):
+        self.blas, self.has_gemm = blas, blas is not None
         self.cc, self.schedule, self.processors, self.runs, self.launches = cc, schedule, processors, [], []
         self.streams, self.waits, self.ordinal, self.stream = [], [], 0, 0
 
@@ -83,6 +86,19 @@ class Emulated:
 
     def wait_for(self, stream):
         self.waits.append((self.stream, stream))
+
+    def gemm(self, a, b, c, sizes, strides, trans_a, trans_b, add):
+        (M, N, K), (lda, ldb, ldc) = sizes, strides
+        for array, rows, columns, stride in (
+            (a, *((K, M) if trans_a else (M, K)), lda),
+            (b, *((N, K) if trans_b else (K, N)), ldb),
+            (c, M, N, ldc),
+        ):
+            assert array.dtype == c.dtype
+            assert stride >= columns
+            assert (rows - 1) * stride + columns <= array.size
+        places = (self.address(a), lda, self.address(b), ldb, self.address(c), ldc)
+        self.blas.gemm(c.dtype, trans_a, trans_b, M, N, K, *places, add, self.stream)
 
     def launch(self, kernel, grid, arguments):
         assert not kernel.cooperative or np.prod(grid) <= self.resident(kernel)

@@ -43,6 +43,15 @@ def test_random_cases_step_by_step(kind, dtype):
         check(drawn(kind, dtype, H, rng), Emulated(), family="steps", gaps=int(rng.integers(0, 3)))
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "projected"])
+def test_sequences_that_are_all_alike_step_by_step(kind):
+    """Whose rows stand a stride apart, the last steps first in the other direction."""
+    case = Case(kind=kind, dtype="float32", H=18, P=5, T=4, B=3, I=2, bidirectional=True, stateful=True, seed=8)
+    check(case, Emulated(), family="steps", gaps=1)
+    case.lengths = np.full(3, 3)
+    check(case, Emulated(), family="steps")
+
+
 @pytest.mark.parametrize(
     "kind, dtype", [*((kind, "float32") for kind in CELLS), ("GRU", "float64"), ("LSTM", "float64")]
 )

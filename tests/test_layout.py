@@ -58,7 +58,7 @@ INSIDE = {
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",
         "cooperative", "stepwise", "philox", "gather", "offsets", "kernels", "machine", "dlpack", "array", "compile",
-        "driver", "memory", "device", "current", "exchange", "dropout", "placed", "products", "families", "direction", "packing",
+        "driver", "memory", "blas", "device", "current", "exchange", "dropout", "placed", "products", "families", "direction", "packing",
         "nets", "thread", "batch", "chain", "stack",
         "sums", "pointwise", "distance", "softmax", "normalise", "table", "pooling", "rows", "single", "parts", "losses",
     ],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from . import compile as compiler
 from . import driver as cuda
+from .blas import Blas, wanted
 from .kernels import Kernel
 from .memory import WORDS, Block, Memory, Stream
 
@@ -55,9 +56,12 @@ class Device:
     total_memory : int
         Bytes.
     driver : Driver
+    blas : Blas or None
+        What multiplies in place of our kernels, if NBRNN_CUBLAS asks for it when the device is first used.
     """
 
     def __init__(self, ordinal: int = 0) -> None:
+        by_cublas = wanted()
         self.driver = driver = cuda.load()
         count = driver.count()
         if not 0 <= ordinal < count:
@@ -73,6 +77,11 @@ class Device:
         if driver.attribute(cuda.MEMORY_POOLS, handle):
             with self._context:
                 self._pool = driver.pool(handle)
+        self.blas: Blas | None = None
+        if by_cublas:
+            with self._context:
+                self.blas = Blas.find()
+        self.has_gemm = by_cublas
         self._free = driver.function("cuMemFreeAsync")
         #: Memory to be used again, by size: the fallback where there are no pools.
         self._spare: dict[int, list[tuple[int, Stream]]] = {}
@@ -306,6 +315,29 @@ class Device:
             waiting = self._before(stream, *followed) if followed else ()
             loaded.launch((x, y, z), stream.handle, values)
             self._after(stream, waiting)
+
+    def gemm(
+        self,
+        a: Memory,
+        b: Memory,
+        c: Memory,
+        sizes: tuple[int, int, int],
+        strides: tuple[int, int, int],
+        trans_a: bool,
+        trans_b: bool,
+        add: bool,
+    ) -> None:
+        """See ``Machine``."""
+        if self.blas is None:
+            raise RuntimeError(f"nobody asked for cuBLAS when {self!r} was first used")
+        if not a.dtype == b.dtype == c.dtype:
+            raise TypeError(f"a product must be of one dtype, got {a!r}, {b!r} and {c!r}")
+        stream = self._stream()
+        at = (a.address, strides[0], b.address, strides[1], c.address, strides[2])
+        with self._context:
+            followed = self._before(stream, (a, False), (b, False), (c, True))
+            self.blas.gemm(c.dtype, trans_a, trans_b, *sizes, *at, add, stream.handle)
+            self._after(stream, followed)
 
     def _load(self, kernel: Kernel) -> _Loaded:
         """Compile a kernel, and load it."""

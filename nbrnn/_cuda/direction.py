@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .families import Packed, Run, Sequences, State, Weights, choose, feed
+from .families import Packed, Run, Sequences, State, Weights, all_rows, choose, feed
 from .machine import Flat, Machine
 from .placed import Placed
 from .plan import MOST_ROWS, by_gate
@@ -120,8 +120,8 @@ class Direction:
         run = Run(weights if self.has_bias else {**weights, "hidden_bias": self._no_bias}, schedule, y, state, masks)
         gx = self.machine.empty(rows * width, self.dtype)
         self.products.multiply(
-            Matrix(x.data, 0, schedule.offsets(x)), Matrix(weights["w_ih"], self.I), Matrix(gx, width),
-            (rows, width, self.I), trans_b=True, bias=weights.get("bias"),
+            all_rows(schedule, x), Matrix(weights["w_ih"], self.I), Matrix(gx, width), (rows, width, self.I),
+            trans_b=True, bias=weights.get("bias"),
         )  # fmt: skip
         saved = self.machine.empty(rows * self.cell.slots() * self.H if keep else 0, self.dtype)
         self.family.forward(run, gx, saved, after, keep)
@@ -151,10 +151,9 @@ class Direction:
         dsums, of_hidden = Matrix(saved, row), Matrix(saved[(cell.sums() - self.G) * H :], row)
         into = {name: Matrix(array, 0, self._into[name]) for name, array in gradients.items()}
         products.multiply(
-            dsums, Matrix(run.weights["w_ih"], self.I), Matrix(dx.data, 0, schedule.offsets(dx)), (rows, self.I, width),
-            add=add_x,
+            dsums, Matrix(run.weights["w_ih"], self.I), all_rows(schedule, dx), (rows, self.I, width), add=add_x
         )  # fmt: skip
-        x, h = Matrix(tape.x.data, 0, schedule.offsets(tape.x)), self._fed(run)
+        x, h = all_rows(schedule, tape.x), self._fed(run)
         products.gradient(dsums, x, rows, into["weight_ih"], (width, self.I), add=add)
         products.gradient(of_hidden, h, rows, into["weight_hh"], (width, K), second=(run.state.h, K), add=add)
         if self.has_bias:

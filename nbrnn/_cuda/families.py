@@ -193,9 +193,8 @@ class Steps:
         machine.copy(after.c, run.state.c)
         kernel = kernels.step_kernel(self.cell, self.dtype, keep)
         for first, count in when.schedule.each():
-            fed = Matrix(y.data, 0, before, first)
-            if run.masked:
-                fed = feed(products, run, K, first, count, room)
+            masked = run.masked
+            fed = feed(products, run, K, first, count, room) if masked else _rows_of_step(run, K, first, before=True)
             products.multiply(
                 fed, Matrix(weights["w_hh"], K), Matrix(sums, self.width), (count, self.width, K), trans_b=True,
                 second=(h, K),
@@ -206,7 +205,7 @@ class Steps:
                 after.c, m, saved, H, first, count,
             )  # fmt: skip
             if self.cell.projected:
-                into = Matrix(y.data, 0, now, first)
+                into = _rows_of_step(run, K, first, before=False)
                 products.multiply(Matrix(m, H), Matrix(weights["w_hr"], H), into, (count, K, H), trans_b=True)
         _finish(products, run, K, after.h)
 
@@ -215,7 +214,6 @@ class Steps:
         weights, row = run.weights, cell.slots() * H
         given = products.none if dy is None else dy.data
         from_dy = products.no_index if dy is None else when.offsets(dy)
-        to_before = when.places_before(K)
         dh, dc = before
         machine.copy(dh, dstate.h)
         machine.copy(dc, dstate.c)
@@ -241,7 +239,26 @@ class Steps:
                     self._other("add_masked"), count * K, through, run.masks, when.cuts, when.order, dh, K, first, count
                 )
             else:
-                products.multiply(dsums, w_hh, Matrix(dh, 0, to_before, first), sizes, add=True)
+                into = Matrix(dh, 0, when.places_before(K), first) if when.alike is None else Matrix(dh, K)
+                products.multiply(dsums, w_hh, into, sizes, add=True)
+
+
+def all_rows(when: Placed, sequences: Sequences) -> Matrix:
+    """What stands in Sequences for all rows: a stride apart if it can be, else where an index says."""
+    if when.alike and not when.reverse and sequences.time == when.batch * sequences.batch:
+        return Matrix(sequences.data, sequences.batch)
+    return Matrix(sequences.data, 0, when.offsets(sequences))
+
+
+def _rows_of_step(run: Run, K: int, first: int, before: bool) -> Matrix:
+    """h of the step whose first row that is, or of the one ``before``: a stride apart if that can be, else by index."""
+    when, y = run.schedule, run.y
+    if when.alike is None:
+        return Matrix(y.data, 0, when.offsets_before(y) if before else when.offsets(y), first)
+    step = first // when.batch - before
+    if step < 0:
+        return Matrix(run.state.h, K)
+    return Matrix(y.data[(when.alike - 1 - step if when.reverse else step) * y.time :], y.batch)
 
 
 def feed(products: Products, run: Run, K: int, first: int, count: int, into: Any) -> Matrix:

@@ -33,6 +33,10 @@ _PRODUCT = (
     "a:in a_index:in:i8 a_stride:i8 a_first:i4 b:in b_index:in:i8 b_stride:i8 second:in second_stride:i8 "
     "bias:in c:inout c_index:in:i8 c_stride:i8 c_first:i4 M:i4 N:i4 K:i4 chunk:i4 part:i8 add:b1"
 )
+_MOVE_ROWS = (
+    "a:in a_index:in:i8 a_stride:i8 a_first:i4 second:in second_stride:i8 "
+    "c:inout c_index:in:i8 c_stride:i8 c_first:i4 N:i4 add:b1"
+)
 _SUM_ROWS = "a:in stride:i8 rows:i4 columns:i4 chunk:i4 sums:out"
 _SUM_PARTS = "parts:in stride:i8 count:i4 M:i4 N:i4 c:inout index:in:i8 add:b1"
 #: What runs one step; each launch writes its own rows of arrays that are there for all steps.
@@ -168,6 +172,13 @@ def product_kernel(dtype: np.dtype[Any], trans_a: bool, trans_b: bool, rows: int
     made = functools.partial(product.product, dtype, trans_a, trans_b, rows)
     key = ("product", dtype.name, str(trans_a), str(trans_b), str(rows))
     return Kernel(key, made, arguments_of(_PRODUCT, dtype), product.THREADS)
+
+
+@functools.cache
+def move_rows_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """See ``product.move_rows``."""
+    made = functools.partial(product.move_rows, dtype)
+    return Kernel(("move_rows", dtype.name), made, arguments_of(_MOVE_ROWS, dtype), product.SUMMING)
 
 
 @functools.cache

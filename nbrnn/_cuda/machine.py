@@ -29,6 +29,8 @@ class Machine(Protocol):
     cc: tuple[int, int]
     #: The device's number.
     ordinal: int
+    #: Whether ``gemm`` is there: somebody asked for cuBLAS.
+    has_gemm: bool
 
     @property
     def stream(self) -> int:
@@ -60,6 +62,19 @@ class Machine(Protocol):
 
     def launch(self, kernel: Kernel, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         """Run a kernel on so many blocks of its number of threads; one that is ``cooperative`` with all at once."""
+
+    def gemm(
+        self,
+        a: Flat,
+        b: Flat,
+        c: Flat,
+        sizes: tuple[int, int, int],
+        strides: tuple[int, int, int],
+        trans_a: bool,
+        trans_b: bool,
+        add: bool,
+    ) -> None:
+        """C = A B, or C + A B, by cuBLAS: sizes are M, N, K, and rows of A, B and C begin such strides apart."""
 
     def on(self, stream: Any) -> contextlib.AbstractContextManager[None]:
         """Within the block, use a stream: its handle, or None for the one in use."""

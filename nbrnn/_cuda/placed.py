@@ -34,6 +34,8 @@ class Placed:
         self.steps, self.batch, self.reverse, self.rows = (
             schedule.steps, schedule.batch, schedule.reverse, schedule.rows
         )  # fmt: skip
+        #: Steps of each sequence if all have as many, and none is cut: they are in the caller's order then.  Else None.
+        self.alike: int | None = schedule.alike
         self.starts, self.lengths, self.order, self.cuts = (
             machine.put(a) for a in (schedule.starts, schedule.lengths, schedule.order, schedule.cuts)
         )

@@ -108,6 +108,31 @@ def product(dtype: np.dtype[Any], trans_a: bool, trans_b: bool, rows: int = TILE
     return kernel
 
 
+def move_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The kernel for ``C[m] = A[m]``, N numbers each, or C + that with ``add``: before and after products by cuBLAS.
+
+    Where rows of A and C begin is told as in ``product``; a block has one row.
+    """
+    from numba import cuda
+
+    read, write, read_row = primitives.read(), primitives.write(), primitives.read_row()
+
+    def kernel(a, a_index, a_stride, a_first, second, second_stride, c, c_index, c_stride, c_first, N, add):
+        m, n = cuda.blockIdx.x, cuda.blockIdx.y * SUMMING + cuda.threadIdx.x
+        if n < N:
+            row = a_first + m
+            at = read(a_index, row) if a_index.shape[0] > 0 else row * a_stride
+            value = read_row(a, at, second, second_stride, n)
+            row = c_first + m
+            to = read(c_index, row) if c_index.shape[0] > 0 else row * c_stride
+            if to >= 0:
+                if add:
+                    value += read(c, to + n)
+                write(c, to + n, value)
+
+    return kernel
+
+
 def sum_rows(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The kernel for sums over rows of A (rows, columns), a stride apart: ``sums[z, n]`` is that of part z."""
     from numba import cuda

@@ -86,6 +86,12 @@ class Schedule:
         """Steps of sequences."""
         return int(self.starts[-1])
 
+    @property
+    def alike(self) -> int | None:
+        """Steps of each sequence if all have as many, and none is cut: ``order`` is the caller's then.  Else None."""
+        some = len(self.lengths) > 0 and self.cuts.size == 0
+        return int(self.lengths[0]) if some and self.lengths[0] == self.lengths[-1] else None
+
     def each(self) -> list[tuple[int, int]]:
         """(first row, number of sequences) of each step at which any runs."""
         starts = self.starts.tolist()

@@ -84,6 +84,7 @@ def _check(given: argparse.Namespace, report: dict[str, Any], show: Callable[[st
         f"{about['name']}: compute capability {about['compute_capability']}, {about['multiprocessors']} "
         f"multiprocessors, {about['memory'] / 2**30:,.1f} GiB; driver for CUDA {about['driver']}"
     )
+    show(f"products: {about['products']}")
     cells, dtypes = given.cell or agreement.CELLS, given.dtype or agreement.DTYPES
     count, sizes = (1, agreement.QUICK_SIZES) if given.quick else (given.cases, agreement.SIZES)
     show("\nlargest difference from the CPU in float64, in parts of the largest number")

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._cuda import compile as compiler
 from .._cuda import device, driver, kernels
+from .._cuda.blas import VARIABLE
 from .._version import __version__
 
 
@@ -27,7 +28,7 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "numba": numba.__version__,
     }
-    for name in (*compiler.versions(), "torch", "cupy-cuda12x", "cupy-cuda13x"):
+    for name in (*compiler.versions(), "torch", "nvmath-python", "cupy-cuda12x", "cupy-cuda13x"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -67,8 +68,14 @@ def description(on: device.Device) -> dict[str, Any]:
         "multiprocessors": on.processors,
         "memory": on.total_memory,
         "driver": driver.version_text(on.driver.version),
+        "products": products(on),
         "cache": None if compiler.folder() is None else str(compiler.folder()),
     }
+
+
+def products(on: device.Device) -> str:
+    """What multiplies matrices there."""
+    return f"nbrnn's own kernels (cuBLAS: {VARIABLE}=1)" if on.blas is None else on.blas.about
 
 
 def summary() -> str:
@@ -79,4 +86,5 @@ def summary() -> str:
         return str(error)
     reason = compiler.missing()
     known = f"{on.name}, compute capability {on.cc[0]}.{on.cc[1]}, driver for CUDA {description(on)['driver']}"
-    return f"{known}; " + (reason or f"numba-cuda {compiler.versions()['numba-cuda']} (nbrnn gpu-check tries it)")
+    compiles = reason or f"numba-cuda {compiler.versions()['numba-cuda']} (nbrnn gpu-check tries it)"
+    return f"{known}; {compiles}; products: {products(on)}"
