@@ -329,3 +329,8 @@ def test_without_numba_cuda(monkeypatch, cache):
         compiler.ptx_of(kernels.sum_rows_kernel(f4), (9, 0))
     monkeypatch.undo()
     assert compiler.missing() is None
+    monkeypatch.delattr(np, "row_stack")
+    monkeypatch.setattr(np, "__version__", "2.5.0")
+    assert re.fullmatch(
+        r"numba-cuda 0.30.\d can't compile with NumPy 2.5.0: pip install 'numpy<2.5'", compiler.missing()
+    )

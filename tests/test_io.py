@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -268,11 +269,19 @@ def test_descriptions_of_any_depth_are_loaded_or_refused(folder, depth):
     text = '{"network":' + outer * depth + inner + "]}}" * depth + "}"
     note = f'{{"version":1,"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","metadata":{text}}}'
     (folder / "deep").write_bytes(safetensors.numpy.save({}, {"nbrnn": note}))
-    if depth == 10:
-        assert repr(nbrnn.load(folder / "deep")).count("Sequential") == 10
+    try:
+        found = nbrnn.load(folder / "deep")
+    except ValueError as error:  # versions of Python differ in how deep it may be
+        refused = str(error)
+        assert depth > 10
     else:
-        with pytest.raises(ValueError, match="deep' (can't be loaded|is damaged)"):
-            nbrnn.load(folder / "deep")
+        refused = None
+        assert depth < 100_000
+        for _ in range(depth - 1):
+            assert isinstance(found, nbrnn.Sequential)
+            (found,) = found
+        assert isinstance(found[0], nbrnn.Dropout)
+    assert refused is None or re.search("deep' (can't be loaded|is damaged)", refused)
 
 
 def test_tensors_that_are_not_right_are_refused(folder):

@@ -18,6 +18,7 @@ import warnings
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache
 
 from .._kernel import CUDA_CORE, core_of, digest_of
@@ -79,8 +80,11 @@ def _versions() -> tuple[tuple[str, str | None], ...]:
 
 def missing() -> str | None:
     """What keeps kernels from being compiled here, in words, and what to do; None if nothing does."""
-    if versions()["numba-cuda"] is None:
+    version = versions()["numba-cuda"]
+    if version is None:
         return f"numba-cuda, which compiles CUDA kernels, isn't installed: {_INSTALL}"
+    if version.startswith("0.30.") and not hasattr(np, "row_stack"):
+        return f"numba-cuda {version} can't compile with NumPy {np.__version__}: pip install 'numpy<2.5'"
     try:
         from numba import cuda
         from numba.cuda.cudadrv import nvvm
@@ -89,7 +93,7 @@ def missing() -> str | None:
             return "Numba's CUDA simulator is on, which compiles nothing: unset NUMBA_ENABLE_CUDASIM"
         nvvm.NVVM()
     except Exception as error:
-        return f"numba-cuda {versions()['numba-cuda']} can't compile here ({type(error).__name__}: {error}): {_INSTALL}"
+        return f"numba-cuda {version} can't compile here ({type(error).__name__}: {error}): {_INSTALL}"
     return None
 
 

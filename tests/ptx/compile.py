@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+
+import numpy as np
 
 #: Compute capabilities that kernels are compiled for: A100, H100, B200.
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
@@ -90,10 +93,14 @@ def _linked(code: bytes, cc: tuple[int, int], what: str) -> bytes:
 
 
 def has_numba_cuda() -> bool:
-    """Whether numba-cuda and its compiler are installed."""
+    """Whether numba-cuda and its compiler are installed, with a NumPy that it can use."""
+    if not hasattr(np, "row_stack"):
+        return False
     try:
-        import numba.cuda
-        from numba.cuda.cudadrv import nvvm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy 2.5, about what numba-cuda does
+            import numba.cuda
+            from numba.cuda.cudadrv import nvvm
     except ImportError:
         return False
     if "numba_cuda" not in sys.modules and "numba_cuda" not in str(getattr(numba.cuda, "__file__", "")):
