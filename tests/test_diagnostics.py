@@ -576,6 +576,12 @@ def test_a_figure_of_its_own():
     plt.close(axes.figure)
 
 
+def test_what_is_no_axes_is_refused():
+    pytest.importorskip("matplotlib")
+    with pytest.raises(TypeError, match="ax must be a matplotlib Axes"):
+        diagnostics.plot(History(), 3)
+
+
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install"):
@@ -640,7 +646,6 @@ def test_errors_name_the_argument():
         (ValueError, "loss must be given", lambda: diagnostics.gradcheck(layer, x, dy)),
         (FloatingPointError, "loss must be finite", lambda: diagnostics.gradcheck(layer, x, dy * np.nan, losses.mse)),
         (TypeError, "result must be a GradientFlow", lambda: diagnostics.plot(3)),
-        (TypeError, "ax must be a matplotlib Axes", lambda: diagnostics.plot(History(), 3)),
     ]:
         with pytest.raises(wrong, match=message):
             call()

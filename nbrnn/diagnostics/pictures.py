@@ -60,14 +60,16 @@ def plot(result: Any, ax: Any = None, **options: Any) -> Any:
             f"training, got {type(result).__name__}"
         )
     try:
-        import matplotlib as mpl
+        import matplotlib as mpl  # noqa: F401
     except ImportError:
         raise ImportError("plot needs matplotlib: pip install 'nbrnn[plot]', or pip install matplotlib") from None
+    from matplotlib.axes import Axes
+
     if ax is None:
         from matplotlib import pyplot as plt
 
         _, ax = plt.subplots(layout="constrained")
-    elif not isinstance(ax, mpl.axes.Axes):
+    elif not isinstance(ax, Axes):
         raise TypeError(f"ax must be a matplotlib Axes, got {type(ax).__name__}")
     draw(result, ax, **options)
     return ax
