@@ -3,6 +3,8 @@ import os
 import hypothesis
 import pytest
 
+from tests import side_by_side
+
 # Compiling a kernel takes seconds the first time: no deadlines.  The plain run is the same every time; the long one
 # looks for something new.
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60, derandomize=True, print_blob=True)
@@ -19,3 +21,7 @@ def machine():
     machine = Emulated()
     with current.use(machine):
         yield machine
+
+
+def pytest_collection_finish(session):
+    side_by_side.share(session)
