@@ -13,6 +13,7 @@ import itertools
 import os
 import pathlib
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ MANY = 1000
 
 
 def processes():
-    """One for each processor, four at most: each keeps a gigabyte."""
+    """One for each processor, four at most: each takes gigabytes."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(os.environ.get("NBRNN_TEST_PROCESSES", min(4, there)))
 
@@ -57,8 +58,9 @@ def together(item):
     return item.get_closest_marker("alone") is None
 
 
-def run(folder, session, items):
-    """Run tests that are free; yields each after it has run.  The next is claimed before: what both need is kept.
+def by_file(folder, session, items):
+    """Files and their tests as far as they are free: each test with the next, which is claimed before it is run, since
+    fixtures that both need are kept.
 
     Before many tests the kernels that most of them need are compiled, so that no two processes compile the same.
     """
@@ -68,36 +70,46 @@ def run(folder, session, items):
         for name in free(folder, kernels.NAMES):
             kernels.make_ready(name)
     items = {item.nodeid: item for item in items if together(item)}
-    names = free(folder, items)
-    name = next(names, None)
-    while name is not None:
-        after = next(names, None)
-        session.config.hook.pytest_runtest_protocol(item=items[name], nextitem=after and items[after])
-        yield items[name]
-        name = after
+    mine, others = itertools.tee(items[name] for name in free(folder, items))
+    next(others, None)
+    return itertools.groupby(itertools.zip_longest(mine, others), lambda both: both[0].path)
+
+
+def run(item, after):
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
 
 
 class Helper:
     """Runs what is free, and writes down what it found file by file."""
 
     def __init__(self, folder):
-        self.folder, self.reports = pathlib.Path(folder), []
+        self.folder, self.reports, self.parent = pathlib.Path(folder), [], os.getppid()
 
     def pytest_runtest_logreport(self, report):
         self.reports.append(report)
 
     def pytest_runtestloop(self, session):
         files = [list(items) for _, items in itertools.groupby(session.items, lambda item: item.path)]
-        mine = run(self.folder, session, itertools.chain(*reversed(files)))
         tell = session.config.hook.pytest_report_to_serializable
-        for n, (_, items) in enumerate(itertools.groupby(mine, lambda item: item.path)):
-            for _ in items:
-                pass
+        for n, (_, items) in enumerate(by_file(self.folder, session, itertools.chain(*reversed(files)))):
+            for both in items:
+                if os.getppid() != self.parent:
+                    raise session.Interrupted("nobody waits for it any more")
+                run(*both)
             found = self.folder / f"{os.getpid()}-{n}.part"
             found.write_bytes(pickle.dumps([tell(config=session.config, report=report) for report in self.reports]))
             found.rename(found.with_suffix(".found"))
             self.reports.clear()
         return True
+
+
+def end(helper):
+    """With the processes that its tests have started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(helper.pid, signal.SIGKILL)
+    helper.kill()
+    helper.wait()
 
 
 class First:
@@ -114,11 +126,10 @@ class First:
                 self.together(helpers)
             finally:
                 for helper in helpers:
-                    helper.kill()
-                    helper.wait()
+                    end(helper)
         left = [item for item in session.items if item.nodeid not in self.reported]  # and what a helper died of
-        for item, after in itertools.zip_longest(left, left[1:]):
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        for both in itertools.zip_longest(left, left[1:]):
+            run(*both)
             self.stop_if_asked()
         return True
 
@@ -126,13 +137,13 @@ class First:
         given = self.session.config.invocation_params
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *given.args], cwd=given.dir, env=os.environ | {FOLDER: str(self.folder)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
     def together(self, helpers):
-        mine = run(self.folder, self.session, self.session.items)
-        for _, items in itertools.groupby(mine, lambda item: item.path):
-            for item in items:
+        for _, items in by_file(self.folder, self.session, self.session.items):
+            for item, after in items:
+                run(item, after)
                 self.reported.add(item.nodeid)
                 self.stop_if_asked()
             self.report()
