@@ -105,9 +105,8 @@ class Helper:
 
 def end(helper):
     """With the processes that its tests have started."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(helper.pid, signal.SIGKILL)
+    if helper.poll() is None and hasattr(os, "killpg"):
+        os.killpg(helper.pid, signal.SIGKILL)
     helper.kill()
     helper.wait()
 
