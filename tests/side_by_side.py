@@ -41,7 +41,9 @@ def share(session):
         processes() > 1
         and len({item.path for item in session.items}) > 1
         and not (option.collectonly or option.usepdb or option.capture == "no" or option.basetemp)
-        and not getattr(option, "numprocesses", None)  # pytest-xdist does it already
+        and not (
+            getattr(option, "numprocesses", None) or hasattr(config, "workerinput")
+        )  # pytest-xdist does it already
     ):
         config.pluginmanager.register(First())
 
