@@ -157,11 +157,15 @@ class First:
     def report(self):
         """What helpers have found since the last time."""
         hook, config = self.session.config.hook, self.session.config
-        for path in self.folder.glob("*.found"):
+        for path in sorted(self.folder.glob("*.found")):
             for data in pickle.loads(path.read_bytes()):
                 report = hook.pytest_report_from_serializable(config=config, data=data)
-                self.reported.add(report.nodeid)
+                if report.nodeid not in self.reported:
+                    self.reported.add(report.nodeid)
+                    hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
                 hook.pytest_runtest_logreport(report=report)
+                if report.when == "teardown":
+                    hook.pytest_runtest_logfinish(nodeid=report.nodeid, location=report.location)
             path.unlink()
         self.stop_if_asked()
 
