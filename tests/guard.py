@@ -188,11 +188,11 @@ def shapes(quick):
 
 def chosen(kind, dtype, width):
     """Whether a thin sweep has this: all at the width that is in use; elsewhere each cell in one of the dtypes, but for
-    those whose memory is that of others: relu (as tanh), and LSTM (c as projected, the rest as GRU).
+    relu, whose memory is that of tanh.
     """
     if isa.WIDTHS[width] is isa.current():
         return True
-    return kind not in ("relu", "LSTM") and (list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
+    return kind != "relu" and (KINDS.index(kind) + list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
 
 
 def sweep(kinds, dtype, widths, quick, thin=False):

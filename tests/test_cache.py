@@ -355,11 +355,15 @@ def test_moved_interface_means_no_cache(tmp_path, quick):
     assert not list(pathlib.Path(tmp_path).rglob("*.nbc"))
 
 
-def test_switches_of_numba(tmp_path, right, quick):
+def test_switches_of_numba(tmp_path, filled, right, quick):
     """Kernels run where a user debugs functions of their own; what is compiled differently is cached apart."""
-    assert answer(cache=tmp_path, NUMBA_DISABLE_JIT=1) == (right, 0, 1)
-    assert answer(cache=tmp_path) == (right, 1, 0)
-    assert answer(cache=tmp_path, NUMBA_BOUNDSCHECK=1) == (right, 0, 1)
+    one, *counts = answer(STEP, cache=tmp_path, NUMBA_DISABLE_JIT=1)
+    assert counts == [0, 1]
+    assert answer(STEP, cache=tmp_path) == (one, 1, 0)
+    cache, _ = filled
+    assert answer(cache=cache, NUMBA_DISABLE_JIT=1) == (right, 1, 0)
+    assert answer(cache=cache, NUMBA_BOUNDSCHECK=1) == (right, 0, 1)
+    assert answer(cache=cache) == (right, 1, 0)
     strict = "import warnings; warnings.simplefilter('error')\n"
     assert abs(float(run(strict + SCRIPT, cache=tmp_path, NUMBA_OPT=0).split()[0]) - right) < 1e-5
     for _ in range(2):

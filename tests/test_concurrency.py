@@ -13,6 +13,8 @@ import pytest
 from tests.at_once import LIMIT
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.alone
+
 #: For systems that fork and send signals.
 posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals")
 
@@ -52,12 +54,10 @@ def test_workers_that_are_not_there(name):
     run(name)
 
 
-@pytest.mark.alone
 def test_a_worker_comes_to_later_pieces_of_a_call():
     run("too_late_for_the_first_piece")
 
 
-@pytest.mark.alone
 def test_workers_stay_awake_while_pieces_come():
     run("awake_while_pieces_come")
 
@@ -93,7 +93,6 @@ def test_forks(name):
 
 
 @posix
-@pytest.mark.alone
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_interrupt_is_raised_within_half_a_second(threads):
     for _ in range(3):  # other processes may have the processors for a while
@@ -114,7 +113,6 @@ def test_many_ends():
     run("end_many_times")
 
 
-@pytest.mark.alone
 def test_workers_end_during_a_call_that_nobody_waits_for():
     for left in (2, 1, 0):  # other processes may have the processors for a while
         try:
