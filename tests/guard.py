@@ -1,6 +1,6 @@
 """Every array of a run placed against a page that can't be touched.
 
-    python -m tests.guard [--dtype float32] [--widths 512,256] [--kinds LSTM,GRU] [--quick] [--half]
+    python -m tests.guard [--dtype float32] [--widths 512,256] [--kinds LSTM,GRU] [--quick] [--thin]
 
 runs many shapes forward and back, with all arrays (what the user gives, what the layer returns, packed weights, tapes
 and workspaces) ending at a protected page, and again beginning behind one; and compares all results, to the bit, with
@@ -187,13 +187,15 @@ def shapes(quick):
 
 
 def chosen(kind, dtype, width):
-    """Whether half a sweep has this: all at the width that is in use, elsewhere each cell in one of the dtypes."""
+    """Whether a thin sweep has this: all at the width that is in use; elsewhere each cell in one of the dtypes, but for
+    relu, whose memory is that of tanh.
+    """
     if isa.WIDTHS[width] is isa.current():
         return True
-    return (KINDS.index(kind) + list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
+    return kind != "relu" and (KINDS.index(kind) + list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
 
 
-def sweep(kinds, dtype, widths, quick, half=False):
+def sweep(kinds, dtype, widths, quick, thin=False):
     """Number of cases and of guarded arrays; raises where results differ.
 
     The guarded runs come first: a plain run that writes where it must not could damage anything.
@@ -201,7 +203,7 @@ def sweep(kinds, dtype, widths, quick, half=False):
     guarded, cases = Guarded(), 0
     for width in widths:
         for kind in kinds:
-            if half and not chosen(kind, dtype, width):
+            if thin and not chosen(kind, dtype, width):
                 continue
             for q, (I, H, B) in enumerate(shapes(quick)):
                 options = dict(
@@ -246,11 +248,11 @@ def main():
     parser.add_argument("--widths", default=",".join(isa.WIDTHS))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--half", action="store_true", help="see chosen")
+    parser.add_argument("--thin", action="store_true", help="see chosen")
     given = parser.parse_args()
     faulthandler.enable()
     for dtype in given.dtype.split(","):
-        cases, arrays = sweep(given.kinds.split(","), dtype, given.widths.split(","), given.quick, given.half)
+        cases, arrays = sweep(given.kinds.split(","), dtype, given.widths.split(","), given.quick, given.thin)
         print(f"{dtype}: {cases} cases, {arrays} guarded arrays, 0 faults ({nbrnn.__file__})", flush=True)
 
 

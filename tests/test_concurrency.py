@@ -13,6 +13,8 @@ import pytest
 from tests.at_once import LIMIT
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.alone
+
 #: For systems that fork and send signals.
 posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals")
 

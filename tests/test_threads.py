@@ -1,11 +1,14 @@
 """Calls shared by threads: the same bits as alone, whatever else is going on in the process."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases import KINDS, cases, examples
 from tests.teams import TEAMS, forced
+
+pytestmark = pytest.mark.alone
 
 
 def results(case):
