@@ -30,18 +30,19 @@ class Rooms:
     def take(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What was given back under that key, or something new."""
         with self._lock:
-            room, size = self._spare.pop(key, (None, 0))
-            self._size -= size
-        return make() if room is None else room
+            spare = self._spare.pop(key, None)
+            if spare is not None:
+                self._size -= spare[1]
+        return make() if spare is None else spare[0]
 
     def give(self, key: Hashable, room: Any, size: int) -> None:
         """Keep a room of so many bytes, which nothing refers to any more, for the next call."""
         if size > LARGEST:
             return
         with self._lock:
-            _, before = self._spare.pop(key, (None, 0))
+            before = self._spare.pop(key, None)
             self._spare[key] = room, size
-            self._size += size - before
+            self._size += size if before is None else size - before[1]
             while self._size > size + BESIDE:
                 self._size -= self._spare.popitem(last=False)[1][1]
 
