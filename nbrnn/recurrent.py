@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _cells, _check, initial
+from . import _cells, _check, _small, initial
 from ._axes import Axes
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
@@ -212,15 +212,16 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
+        plain = type(x) is np.ndarray and lengths is resets is out is stream is self._parameters.machine is None
+        if plain and (result := _small.infer(self._axes, self._stack(), x, state)) is not None:
+            return result
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().infer(x, state, lengths, resets, out, stream)
         call = self._axes.call(x, state, lengths, resets)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         stack, made = self._stack(), math.prod(shape) if out is None else 0
         between = stack.numbers_to_infer(call.batch)
-        if made + between >= SURELY:
-            what = lambda: f"{self._called()} for x of shape {np.shape(x)}"
-            require(what, self.dtype, y=made, between_layers=between)
+        require(lambda: f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
         if out is None:
             y = np.empty(shape, self.dtype)
         else:
@@ -286,8 +287,8 @@ class Recurrent(Module):
         stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         if (stack.kept_at_most + shape[-1]) * math.prod(shape[:-1]) >= SURELY:
-            what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
-            require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
+            called, tape_size = f"{self._called()}.forward for x of shape {np.shape(x)}", stack.numbers_to_record(way)
+            require(lambda: called, self.dtype, y=math.prod(shape), tape=tape_size)
         base = np.empty(shape, self.dtype)
         record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
         base.flags.writeable = False

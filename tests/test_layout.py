@@ -25,7 +25,7 @@ FLOORS = [
     ["_engine", "_loops"],
     ["_place"],
     ["_axes", "module", "initial"],
-    ["_passes"],
+    ["_passes", "_small"],
     ["jit", "stateless", "_recurrent_device"],
     ["_inside", "stream", "pointwise"],
     ["embedding", "normalise", "pool"],

@@ -21,12 +21,15 @@ Array = NDArray[Any]
 
 
 class Packed(NamedTuple):
-    """Memory for weights in the order that kernels read them in: ``table`` (``moves``) says how they come into
-    ``buffer``, and ``given`` is what kernels are given: a network, and for the way back ``Panels`` too.
+    """Memory for weights in the order that kernels read them in.
+
+    ``table`` (``moves``) says how they come into ``buffer``, by way of ``room``; ``given`` is what kernels are given: a
+    network, and for the way back ``Panels`` too.
     """
 
     table: Array
     buffer: Array
+    room: Array
     given: Any
 
 
@@ -60,6 +63,8 @@ class Form:
         self.saved_width = cell.slots() * self.sizes.Hp
         #: The same with outputs, twice if they are dropped out, and states.
         self.kept_at_most = self.saved_width + 5 * self.K + self.E * self.H
+        #: What small calls keep ready, by the shape of x.
+        self.ready: dict[tuple[int, ...], Any] = {}
         self._spare: dict[str, Packed] = {}
 
     # Packed weights, for "forward" or for "back".
@@ -78,17 +83,17 @@ class Form:
     # Where no weight goes, packed weights stay 0.
 
     def _new_forward(self) -> Packed:
-        table, size = self._pack_forward
+        table, size, room = self._pack_forward
         buffer = aligned_zeros((size,), self.dtype)
-        return Packed(table, buffer, self._net(buffer))
+        return Packed(table, buffer, aligned((room,), self.dtype), self._net(buffer))
 
     def _new_back(self) -> Packed:
-        (table, size), cell, G = self._pack_back, self.cell, len(self.cell.gates)
+        (table, size, room), cell, G = self._pack_back, self.cell, len(self.cell.gates)
         buffer = aligned_zeros((size,), self.dtype)
         net, panels = np.split(buffer, [size - G * self.H * packing.padded(self.I, NV * self.sizes.W)])
         sizes = (self.I, self.H, self.K, G, cell.sums(), cell.slots(), self.sizes.Hp, cell.projected)
         given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes)
-        return Packed(table, buffer, (self._net(net), given))
+        return Packed(table, buffer, aligned((room,), self.dtype), (self._net(net), given))
 
     def _net(self, buffer: Array) -> Any:
         return net_class(self.cell, self.lanes)(packing.readonly(buffer), self.I, self.H, self.K, 1)

@@ -23,36 +23,49 @@ Shapes = Mapping[str, tuple[int, ...]]
 #: Axes of an assignment; shorter ones have axes of one number in front.
 AXES = 3
 
-#: Numbers of a row that are moved before the next row's are, where either side isn't contiguous: a transposed matrix is
-#: read and written a few whole cache lines at a time, whatever power of two its rows lie apart.
-TILE = 16
+#: A matrix that is turned goes by way of a room of our own, so many numbers of each row at a time: it is read and
+#: written from front to back, and in the room rows lie so much further apart, lest a power of two lead to the same few
+#: places of a cache.
+TILE, BESIDE = 256, 8
 
 
 @kernel
-def move(table, source, to):
+def move(table, source, to, room):
     """Do all assignments of a table.
 
     Each line holds: whether to add; where in ``to`` and in ``source`` to begin; how many numbers there are along each
-    axis; how far those lie apart in ``to``, and in ``source``; and how many of a row to move at a time.  (All are
-    unsigned, for an index that may be negative takes a comparison each time.)
+    axis; how far those lie apart in ``to``, and in ``source``; and, if rows become columns, how many numbers of each to
+    turn at a time by way of ``room``, else 0.  (All are unsigned, for an index that may be negative takes a comparison
+    each time.)
     """
     for n in range(table.shape[0]):
         line = table[n]
-        add, tile = line[0], line[12]
+        add, n_a, n_b, n_c, tile = line[0], line[3], line[4], line[5], line[12]
         to_a, to_b, to_c = line[6], line[7], line[8]
         source_a, source_b, source_c = line[9], line[10], line[11]
-        for a in range(line[3]):
-            begin = np.uint64(0)
-            while begin < line[5]:
-                for b in range(line[4]):
-                    p = line[1] + a * to_a + b * to_b
-                    q = line[2] + a * source_a + b * source_b
-                    for c in range(begin, min(begin + tile, line[5])):
+        begin, pitch = np.uint64(0), tile + np.uint64(BESIDE)
+        while tile > 0 and begin < n_c:
+            count = min(tile, n_c - begin)
+            for a in range(n_a):
+                for b in range(n_b):
+                    p, q = (a * n_b + b) * pitch, line[2] + a * source_a + b * source_b + begin
+                    for c in range(count):
+                        room[p + c] = source[q + c]
+            for c in range(count):
+                for a in range(n_a):
+                    p, q = a * n_b * pitch + c, line[1] + a * to_a + (begin + c) * to_c
+                    for b in range(n_b):
+                        to[q + b * to_b] = room[p + b * pitch]
+            begin += count
+        if tile == 0:
+            for a in range(n_a):
+                for b in range(n_b):
+                    p, q = line[1] + a * to_a + b * to_b, line[2] + a * source_a + b * source_b
+                    for c in range(n_c):
                         if add:
                             to[p + c * to_c] += source[q + c * source_c]
                         else:
                             to[p + c * to_c] = source[q + c * source_c]
-                begin += tile
 
 
 @cached
@@ -60,14 +73,17 @@ def move_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The compiled ``move``."""
     number = from_dtype(dtype)
     source, to = types.Array(number, 1, "C", readonly=True), types.Array(number, 1, "C")
-    return compiled(move, (types.Array(types.uint64, 2, "C"), source, to))
+    return compiled(move, (types.Array(types.uint64, 2, "C"), source, to, to))
 
 
 class Order(NamedTuple):
-    """How numbers of one vector come to stand in another: a table for ``move``, and the size of that vector."""
+    """How numbers of one vector come to stand in another: a table for ``move``, and how many numbers that vector and
+    the room have.
+    """
 
     table: Array
     size: int
+    room: int
 
 
 class Moves:
@@ -89,6 +105,7 @@ class Moves:
         self._vectors = [np.empty(sum(map(math.prod, shapes.values())), np.int8) for shapes in (to, source)]
         self.to, self.source = (views(v, s) for v, s in zip(self._vectors, (to, source), strict=True))
         self._lines: list[list[int]] = []
+        self._room = 0
 
     def put(self, to: Array, source: Array, add: bool = False) -> None:
         """Note down ``to[...] = source``, or ``+=``, for two views of the same shape."""
@@ -96,13 +113,16 @@ class Moves:
         if not to.size:
             return
         lead = AXES - to.ndim
-        tile = to.shape[-1] if to.strides[-1] == source.strides[-1] == 1 else TILE
+        turned = source.strides[-1] == 1 != to.strides[-1] and to.shape[-1] > 1 and not add
+        tile = min(TILE, to.shape[-1]) if turned else 0
         line = [int(add), *map(_place, (to, source), self._vectors), *[1] * lead, *to.shape]
         self._lines.append([*line, *[0] * lead, *to.strides, *[0] * lead, *source.strides, tile])
+        if turned:
+            self._room = max(self._room, math.prod(to.shape[:-1]) * (tile + BESIDE))
 
     def order(self) -> Order:
         """All that has been noted down."""
-        return Order(np.array(self._lines, np.uint64).reshape(-1, 4 + 3 * AXES), self._vectors[0].size)
+        return Order(np.array(self._lines, np.uint64).reshape(-1, 4 + 3 * AXES), self._vectors[0].size, self._room)
 
 
 def _place(view: Array, vector: Array) -> int:

@@ -15,6 +15,7 @@ their gradients.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,16 +82,20 @@ def pack_forward(cell: type[Cell], z: Sizes, weights: Shapes, I: int, H: int, K:
     shapes = {"bias": (z.J, S, z.U), "ih": (z.J, I, G, z.U), "hh": (z.J, K, G, z.U)}
     moves = Moves(weights, shapes | ({"projection": _panels_of(K, 1, H, z.W)} if cell.projected else {}))
     for way, gates, first in (("ih", cell.of_input(), 0), ("hh", cell.of_hidden(), S - G)):
-        for j in range(z.J):
+        matrices = moves.source[f"weight_{way}"].reshape(G, H, -1)
+        for j in range(z.J):  # each block as a whole, for its sake who writes it
+            units = slice(j * z.U, min((j + 1) * z.U, H))
+            to = moves.to[way][j].transpose(1, 2, 0)[:, : units.stop - units.start]
+            for begin, end, source in _runs(cell, gates):
+                moves.put(to[begin:end], matrices[source : source + end - begin, units])
+        if f"bias_{way}" in weights:
             for g, gate in enumerate(gates):
-                begin = cell.gates.index(gate) * H
-                rows = slice(begin + j * z.U, begin + min((j + 1) * z.U, H))
-                matrix = moves.source[f"weight_{way}"][rows]
-                moves.put(moves.to[way][j, :, g, : len(matrix)].T, matrix)
-                if f"bias_{way}" in weights:
-                    # Where a gate has one sum, of x and h, that starts from both biases.
-                    second = way == "hh" and gate not in cell.split
-                    moves.put(moves.to["bias"][j, first + g, : len(matrix)], moves.source[f"bias_{way}"][rows], second)
+                # Where a gate has one sum, of x and h, that starts from both biases.
+                second = way == "hh" and gate not in cell.split
+                bias, whole = moves.source[f"bias_{way}"][_rows(cell, gate, H)], H // z.U
+                to = moves.to["bias"][:, first + g]
+                moves.put(to[:whole], bias[: whole * z.U].reshape(whole, z.U), second)
+                moves.put(to[whole:, : H % z.U], bias[None, whole * z.U :][: z.J - whole], second)
     if cell.projected:
         _panels(moves, moves.to["projection"][:, 0], moves.source["weight_hr"].T)
     return moves.order()
@@ -148,6 +153,16 @@ def _rows(cell: type[Cell], gate: str, H: int) -> slice:
     """A gate's rows of a matrix or a bias."""
     first = cell.gates.index(gate) * H
     return slice(first, first + H)
+
+
+def _runs(cell: type[Cell], gates: tuple[str, ...]) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, source): gates[begin:end] are the cell's own from ``source`` on."""
+    begin = 0
+    for end in range(1, len(gates) + 1):
+        source = cell.gates.index(gates[begin])
+        if end == len(gates) or cell.gates.index(gates[end]) != source + end - begin:
+            yield begin, end, source
+            begin = end
 
 
 def _panels_of(n: int, parts: int, depth: int, W: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class Unit:
 
     def _pack(self, way: str) -> Any:
         packed = self.form.take(way)
-        move_kernel(self.form.dtype)(packed.table, self._parameters, packed.buffer)
+        move_kernel(self.form.dtype)(packed.table, self._parameters, packed.buffer, packed.room)
         self._packed.append((way, packed))
         return packed.given
 
@@ -177,7 +177,7 @@ class Unit:
 
     def read_sums(self, sums: Sums, to: Array) -> None:
         """Write the gradients of the parameters, as one vector, from what has been summed."""
-        move_kernel(self.form.dtype)(self.form.unpack.table, sums.vector, to)
+        move_kernel(self.form.dtype)(self.form.unpack.table, sums.vector, to, sums.vector)  # which takes no room
 
 
 def _plain(a: Array) -> bool:

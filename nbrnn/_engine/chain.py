@@ -148,8 +148,9 @@ class Chain:
 
     def infer(self, batch: Batch, x: Array, y: Array, h: States, c: States) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
-        most = self.comfortable(batch)
-        between = most if len(self.units) > 1 else 0
+        most, between = batch.steps, 0
+        if self._between > 0:
+            most = between = self.comfortable(batch)
         key = (self._key, "infer", between, batch.size)
         room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
         if most >= batch.steps:
@@ -169,8 +170,7 @@ class Chain:
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
-        width = batch.size * self._between
-        return batch.steps if width == 0 else max(1, min(batch.steps, 2**18 // width))
+        return max(1, min(batch.steps, 2**18 // max(1, batch.size * self._between)))
 
     def record(
         self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]

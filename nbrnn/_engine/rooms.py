@@ -7,7 +7,6 @@ which change with every step of an optimiser.
 
 from __future__ import annotations
 
-import collections
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -23,7 +22,7 @@ class Rooms:
     """
 
     def __init__(self) -> None:
-        self._spare: collections.OrderedDict[Hashable, tuple[Any, int]] = collections.OrderedDict()
+        self._spare: dict[Hashable, tuple[Any, int]] = {}
         self._size = 0
         self._lock = threading.RLock()  # a tape may be dropped, and give back, in the midst of anything
 
@@ -44,7 +43,7 @@ class Rooms:
             self._spare[key] = room, size
             self._size += size if before is None else size - before[1]
             while self._size > size + BESIDE:
-                self._size -= self._spare.popitem(last=False)[1][1]
+                self._size -= self._spare.pop(next(iter(self._spare)))[1]
 
     def clear(self) -> None:
         """Forget all."""

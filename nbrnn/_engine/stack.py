@@ -81,6 +81,9 @@ class Stack:
 
     def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
+        if self.directions == 1:
+            self.levels[0][0].infer(batch, x, y, h, c)
+            return
         for n, level in enumerate(self.levels):
             out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
             for d, chain in enumerate(level):
@@ -158,6 +161,8 @@ class Stack:
 
     def numbers_to_infer(self, batch: Batch) -> int:
         """For ``infer``."""
+        if self.directions == 1:
+            return 0
         return min(2, len(self.levels) - 1) * self._passed(batch)
 
     def numbers_to_record(self, way: Pass) -> int:
