@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import _check
 from ._engine.batch import Batch
-from ._memory import require
+from ._memory import SURELY, require
 
 Array = NDArray[Any]
 
@@ -83,7 +83,8 @@ class Axes:
         steps, size = x.shape[:2]
         lengths, resets = self.limits(lengths, resets, steps, size, batched)
         states = 2 * self.L * self.D * size * (self.K + self.E * self.H)  # those before and after
-        require(lambda: f"a batch of {size:,} sequences", self.dtype, states=states)
+        if states >= SURELY:
+            require(lambda: f"a batch of {size:,} sequences", self.dtype, states=states)
         h, c = self.states(state, "state", size, batched)
         return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
 
@@ -101,20 +102,20 @@ class Axes:
             raise ValueError(f"{name} must be {'a pair (h, c)' if self.E else 'one array, h'}; got {got}")
         if not several:
             return [(name, state)]
-        return [(f"{name}[{n}] ({letter})", part) for n, (letter, part) in enumerate(zip("hc", state, strict=True))]
+        return [(f"{name}[0] (h)", state[0]), (f"{name}[1] (c)", state[1])]
 
     def state_shapes(self, batch: int, batched: bool) -> list[tuple[int, ...]]:
         """Of h and c, as the user sees them."""
-        middle = (batch,) if batched else ()
-        return [(self.L * self.D, *middle, n) for n in (self.K, self.E * self.H)]
+        count, middle = self.L * self.D, (batch,) if batched else ()
+        return [(count, *middle, self.K), (count, *middle, self.E * self.H)]
 
     def states(self, state: Any, name: str, batch: int, batched: bool, missing: bool = False) -> tuple[Array, Array]:
         """(h, c) of our own, (L*D, B, K) and (L*D, B, E*H), from what the user gave; None stands for zeros.
 
         ``missing``: whether an entry of a pair may be None too.
         """
-        h = np.zeros((self.L * self.D, batch, self.K), self.dtype)
-        c = np.zeros((self.L * self.D, batch, self.E * self.H), self.dtype)
+        of_h, of_c = self.state_shapes(batch, True)
+        h, c = np.zeros(of_h, self.dtype), np.zeros(of_c, self.dtype)
         if state is None:
             return h, c
         entries = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray))

@@ -80,7 +80,9 @@ def float_dtype(value: Any) -> np.dtype[Any]:
 
 
 def array(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
-    """An ndarray of exactly that dtype, in native byte order."""
+    """An ndarray of exactly that dtype, in native byte order: a view of it."""
+    if type(value) is np.ndarray and value.dtype == dtype:  # most often; what follows looks at the rest
+        return value.view()
     if not isinstance(value, np.ndarray):
         _wrong_kind(value, name, dtype)
     _not_masked(value, name)
@@ -129,6 +131,8 @@ def _wrong_kind(value: Any, name: str, dtype: np.dtype[Any]) -> NoReturn:
 
 def shape(value: Array, name: str, wanted: tuple[int | str, ...]) -> None:
     """Of that shape; a letter stands for any size."""
+    if value.shape == wanted:
+        return
     fits = value.ndim == len(wanted) and all(
         isinstance(w, str) or n == w for n, w in zip(value.shape, wanted, strict=True)
     )

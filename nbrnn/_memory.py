@@ -14,14 +14,16 @@ from numpy.typing import DTypeLike, NDArray
 #: A cache line, and the widest vector.
 ALIGNMENT = 64
 
+#: So many numbers fit wherever this runs.
+SURELY = 2**20
+
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
     dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
+    room = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -room.__array_interface__["data"][0] % ALIGNMENT  # faster than room.ctypes.data
-    return room[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, room, start)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -44,8 +46,8 @@ def require(what: Callable[[], str], dtype: DTypeLike, **numbers: int) -> None:
     NumPy alone would notice too late: the system promises memory it hasn't, one array at a time.
     """
     count = sum(numbers.values())
-    if count < 2**20:
-        return  # wherever this runs
+    if count < SURELY:
+        return
     item = np.dtype(dtype).itemsize
     total, physical = item * count, _physical()
     if total > physical:

@@ -138,6 +138,8 @@ class Parameters(MutableMapping[str, Array]):
         self._storage = storage
         self._write = storage.write[start : start + self.size]
         self._flat = storage.read[start : start + self.size]
+        #: The same for kernels: a plain array, on the host.
+        self.vector: Any = np.asarray(self._flat) if storage.machine is None else None
         if before is not None:
             storage.assign(self._write, former.numbers(before))
         self._at: dict[str, slice] = {}

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ._cells import Cell
 from ._cpu.isa import Lanes
+from ._cpu.loops import any_array, net_type, own_array
 from ._cpu.rows import address
 from ._cpu.single import require_apart, rows_of_state, step_of_one, typed_run, typed_step
-from ._cpu.unit import any_array, net_type, own_array
 from ._kernel import cached, compiled, kernel
 
 __all__ = ["output_size", "run", "step", "zero_state"]

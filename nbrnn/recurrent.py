@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import _cells, _check, initial
+from . import _cells, _check, _small, initial
 from ._axes import Axes
-from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.unit import draw_key
 from ._cuda.exchange import kind_of
 from ._engine.chain import Drop, Pass, RecurrentDrop
 from ._engine.rooms import Rooms
-from ._engine.stack import Stack
-from ._memory import require
+from ._engine.stack import Stack, Stacks
+from ._memory import SURELY, require
 from ._params import Parameters
 from ._passes import RecurrentTape, checkpoint_every
 from ._place import is_there
@@ -87,7 +86,7 @@ class Recurrent(Module):
         self._parameters = Parameters(shapes, self.dtype)
         for name, shape in shapes.items():  # one by one: the draws are of float64, and may be large
             self.params[name] = self._draw(name, shape)
-        self._packed: tuple[Any, Stack] | None = None
+        self._stacks: Stacks | None = None
         self._device: OnDevice | None = None
         self._rooms = Rooms()
         self._fix()
@@ -131,18 +130,17 @@ class Recurrent(Module):
             block[:] = self.forget_bias if name.startswith("bias_ih") else 0  # so that their sum is exact
         return values
 
-    def _by_unit(self, arrays: Mapping[str, Array]) -> list[Mapping[str, Array]]:
-        """Arrays named as the parameters, apart for each layer and direction, without the suffix."""
+    def _by_unit(self, arrays: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Arrays, or what else is named as the parameters, apart for each layer and direction, without the suffix."""
         kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias + ["weight_hr"] * bool(self.proj_size)
         return [{kind: arrays[kind + name] for kind in kinds} for name in self._suffixes()]
 
     def _stack(self) -> Stack:
         """The network with its weights packed, as of now."""
-        key = (self._parameters.version, isa.current())
-        if self._packed is None or self._packed[0] != key:
-            views = {name: np.asarray(a) for name, a in self.params.items()}
-            self._packed = (key, Stack(self.cell, self._by_unit(views), self._axes.D, self._rooms))
-        return self._packed[1]
+        if self._stacks is None:
+            shapes = self._by_unit(self._parameters.shapes)
+            self._stacks = Stacks(self.cell, self.dtype, shapes, self._axes.D, self._rooms)
+        return self._stacks.now(self._parameters.version, self._parameters.vector)
 
     def _there(self) -> OnDevice:
         """The network on the device that the parameters are on."""
@@ -214,6 +212,9 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
+        plain = type(x) is np.ndarray and lengths is resets is out is stream is self._parameters.machine is None
+        if plain and (result := _small.infer(self._axes, self._stack(), x, state)) is not None:
+            return result
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().infer(x, state, lengths, resets, out, stream)
         call = self._axes.call(x, state, lengths, resets)
@@ -285,8 +286,9 @@ class Recurrent(Module):
         checkpoint = checkpoint_every(checkpoint, call.batch.steps)
         stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
-        what = lambda: f"{self._called()}.forward for x of shape {np.shape(x)}"
-        require(what, self.dtype, y=math.prod(shape), tape=stack.numbers_to_record(way))
+        if (stack.kept_at_most + shape[-1]) * math.prod(shape[:-1]) >= SURELY:
+            called, tape_size = f"{self._called()}.forward for x of shape {np.shape(x)}", stack.numbers_to_record(way)
+            require(lambda: called, self.dtype, y=math.prod(shape), tape=tape_size)
         base = np.empty(shape, self.dtype)
         record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
         base.flags.writeable = False
@@ -352,15 +354,15 @@ class Recurrent(Module):
                 lambda: f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between
             )
             dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
-            flat = np.zeros(self._parameters.size, self.dtype)
-            params = self._parameters.views_of(flat)
+            flat = np.empty(self._parameters.size, self.dtype)
             try:
                 into = self._axes.turn(dx, tape.batched)
-                tape.stack.back(record, dy, into, list(dh), list(dc), self._by_unit(params), retain)
+                tape.stack.back(record, dy, into, list(dh), list(dc), flat, retain)
             finally:
                 if not retain:
                     tape._consume()  # even if interrupted: what it kept has been worked on in place
-            return Gradients(dx, self._axes.user_state(dh, dc, tape.batched), params, flat)
+            dstate = self._axes.user_state(dh, dc, tape.batched)
+            return Gradients(dx, dstate, self._parameters.views_of(flat), flat)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> Any:
         if self._parameters.machine is not None:
@@ -421,7 +423,8 @@ class Recurrent(Module):
             raise ValueError("jit needs a layer of one direction, this one is bidirectional")
         if self._parameters.machine is not None:
             return self._there().net(self.cell, self._by_unit(self._parameters.views_of(self._parameters.numpy())))
-        return join_forward([unit.net for unit in self._stack().units])
+        units = self._stack().units
+        return join_forward([unit.net for unit in units])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_packed": None, "_device": None, "_rooms": Rooms()}
+        return super().__getstate__() | {"_stacks": None, "_device": None, "_rooms": Rooms()}

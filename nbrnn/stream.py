@@ -35,9 +35,9 @@ class Stream:
     def __init__(self, stack: Stack, axes: Axes, batch_size: int | None) -> None:
         self._stack, self._axes, self._batched = stack, axes, batch_size is not None
         self._B = 1 if batch_size is None else batch_size
-        units = stack.units
-        L, K, H, E = len(units), units[0].K, units[0].H, units[0].E
-        held = sum(self._B * (3 * u.sizes.Kp + 3 * u.sizes.Hp * (1 + E)) for u in units)
+        units, form = stack.units, stack.units[0].form
+        L, K, H, E = len(units), form.K, form.H, form.E
+        held = sum(self._B * (3 * u.form.sizes.Kp + 3 * u.form.sizes.Hp * (1 + E)) for u in units)
         require(lambda: f"a stream of {self._B:,} sequences", stack.dtype, state_and_workspace=held)
         if self._batched:
             self._h, self._c = axes.states(None, "state", self._B, True)
@@ -45,16 +45,15 @@ class Stream:
             self._when = Batch.of(1, self._B, None, None).when(0, False)
             self._between = np.empty((L - 1, 1, self._B, K), stack.dtype)
             self._parts = [
-                (u, h, c, u.forward_workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)
+                (u, h, c, u.form.forward_workspace(self._B)) for u, h, c in zip(units, self._h, self._c, strict=True)
             ]
             for unit in units:
                 unit.net  # packed now: later changes of the parameters don't reach a stream  # noqa: B018
         else:
             self._state = aligned_zeros((L, 1 + E, H), stack.dtype)
             self._h, self._c = self._state[:, :1, :K], self._state[:, 1:].reshape(L, 1, E * H)
-            unit = units[0]
-            self._net = unit.net if L == 1 else join_forward([unit.net for unit in units])
-            self._step = jit.entry(unit.cell, unit.dtype, unit.lanes)
+            self._net = units[0].net if L == 1 else join_forward([unit.net for unit in units])
+            self._step = jit.entry(form.cell, form.dtype, form.lanes)
         self._dtype, self._in, self._out = stack.dtype, (axes.I,), (K,)
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
@@ -99,7 +98,7 @@ class Stream:
             return y if out is None else out
         given, outputs = x[None], y[None]
         for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
-            unit.forward(self._when, given, between, h, c, unit.no_masks, None, workspace)
+            unit.forward(self._when, given, between, h, c, unit.form.no_masks, None, workspace)
             given = between
         return y if out is None else out
 

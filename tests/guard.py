@@ -106,6 +106,9 @@ class Guarded:
     def ascontiguousarray(self, a):
         return self.of(a)
 
+    def array(self, a, *more, **options):
+        return self.of(np.array(a, *more, **options))
+
     def __getattr__(self, name):
         return getattr(np, name)
 
@@ -163,6 +166,12 @@ def guard_package(guarded):
             setattr(module, name, value)
 
 
+def forget(layer):
+    """Let a layer make anew all that it keeps."""
+    layer._stacks = None
+    layer._rooms.clear()
+
+
 def results(case, out):
     y, h, c, grads = case.train(rng=case.seed)
     inferred, _ = case.layer(case.user(case.x), out=case.user(out), **case.arguments())
@@ -217,8 +226,7 @@ def sweep(kinds, dtype, widths, quick, thin=False):
                 with isa.use(width):
                     with team:
                         got = [run_guarded(case, guarded, at_end) for at_end in (True, False)]
-                    case.layer._packed = None
-                    case.layer._rooms.clear()
+                    forget(case.layer)
                     wanted = results(case, np.empty_like(case.dy))
                 for arrays in got:
                     cases += 1
@@ -234,8 +242,7 @@ def run_guarded(case, guarded, at_end):
         guarded.restart(at_end)
         for name, array in given.items():
             setattr(case, name, guarded.of(array))
-        case.layer._packed = None
-        case.layer._rooms.clear()
+        forget(case.layer)
         made = [a.copy() for a in results(case, guarded.empty(case.dy.shape, case.dtype))]
     for name, array in given.items():
         setattr(case, name, array)

@@ -25,7 +25,7 @@ FLOORS = [
     ["_engine", "_loops"],
     ["_place"],
     ["_axes", "module", "initial"],
-    ["_passes"],
+    ["_passes", "_small"],
     ["jit", "stateless", "_recurrent_device"],
     ["_inside", "stream", "pointwise"],
     ["embedding", "normalise", "pool"],
@@ -52,8 +52,9 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
-        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "packing", "steps",
-        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "unit",
+        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "moves", "packing", "steps",
+        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "loops",
+        "unit",
     ],
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",

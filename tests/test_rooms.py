@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nbrnn
+from nbrnn import _small
 from nbrnn._engine import rooms
 from nbrnn._engine.rooms import Rooms
 from tests.cases import KINDS, Case
@@ -82,6 +83,38 @@ def test_nan_of_one_call_does_not_reach_the_next(kind):
     case.train(x=np.full_like(case.x, np.nan), dy=np.full_like(case.dy, np.nan))
     for a, b in zip(made(), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_small_call_is_as_any_other():
+    """What is made ready for a shape serves it again, whatever comes in between; other ways give the same bits."""
+    for layer in (nbrnn.LSTM(4, 5, rng=0), nbrnn.GRU(4, 5, batch_first=True, rng=0), nbrnn.RNN(4, 5, rng=0)):
+        for x in (X, X[:, 0], X[:1], X[:0], X[:, :0]):
+            y, state = layer(x)
+            more = layer(x, state)
+            for _ in range(3):
+                layer(np.full_like(x, np.nan))
+                got = layer(x, state)
+                out = np.empty_like(y)
+                layer(np.asfortranarray(x), state, out=out)
+                np.testing.assert_array_equal(got[0], more[0])
+                np.testing.assert_array_equal(out, more[0])
+                np.testing.assert_array_equal(np.stack(got[1]), np.stack(more[1]))
+                assert got[0].shape == y.shape
+        before = layer(X)[0]
+        layer.flat = 2 * layer.flat
+        assert not np.array_equal(layer(X)[0], before)
+        out = np.empty_like(before)
+        np.testing.assert_array_equal(layer(X)[0], layer(X, out=out)[0])
+
+
+def test_calls_are_kept_ready_for_a_few_shapes_only():
+    layer = nbrnn.RNN(4, 5, rng=0)
+    for steps in range(1, 3 * _small.MOST):
+        layer(np.ones((steps, 1, 4), np.float32))
+    assert len(layer._stack().parts[0][0].ready) == _small.MOST
+    for wrong in (np.ones((3, 1, 5), np.float32), np.ones(4, np.float32)):
+        with pytest.raises(ValueError, match="x must have shape"):
+            layer(wrong)
 
 
 def test_copies_begin_with_nothing():

@@ -107,13 +107,19 @@ def plan(work: Work, rows: int, threads: int) -> Plan:
     return Plan(alone, members, abreast, at_once, max(1, int(piece / min(alone, piece))))
 
 
-def plan_of_gradients(work: Work, rows: int, threads: int) -> Plan:
+@functools.lru_cache(maxsize=4096)
+def plan_of_gradients(work: Work, rows: int, members: int) -> Plan:
     """The same for the gradients of the weights: each member has a part of every matrix, and none waits for another.
 
     Where a call is cut doesn't depend on the number of threads: the last bits of a sum depend on that.
     """
     seconds = max(1, rows) * step_seconds(work, FEW, 1) / FEW
-    return Plan(seconds, max(1, min(threads, work.numbers // SHARE)), 1, rows, max(1, int(PIECE / seconds)))
+    return Plan(seconds, members, 1, rows, max(1, int(PIECE / seconds)))
+
+
+def most_for_gradients(work: Work) -> int:
+    """Threads for whom there is enough to do in that."""
+    return max(1, work.numbers // SHARE)
 
 
 def rows_ahead(rows: int, inputs: int, weights: int, sums: int) -> int:

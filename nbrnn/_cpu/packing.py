@@ -8,11 +8,14 @@ with J = ceil(H / U) blocks, G gates, S sums (``Cell``).  Units past H have weig
 matrix, for the way back, are packed as ``tiles.product`` reads them, ``[panels][parts][depth][NV W]``:
 
     backward buffer: W_hh panels | W_hr panels          input buffer: W_ih panels
+
+All that is noted as assignments (``moves``), from the vector of a layer's and direction's parameters, or to that of
+their gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +23,8 @@ from numpy.typing import NDArray
 
 from .._cells import Cell
 from .._memory import aligned
-from .._nets import net_class
 from .isa import BITS, Lanes
+from .moves import Moves, Order, Shapes
 from .tiles import NV
 
 
@@ -37,7 +40,7 @@ class Sizes(NamedTuple):
     Hp: Any  #: a row of one slot, or of c: J * U
     Kp: Any  #: a row of h: K rounded up to whole panels
     Mp: Any  #: a row of what is projected: H rounded up to whole panels
-    bias: Any  #: where the forward buffer's parts begin
+    bias: Any  #: where the forward buffer's parts begin, as ``pack_forward`` has them
     from_x: Any
     from_h: Any
     projection: Any
@@ -71,122 +74,105 @@ def vector_numbers(lanes: type[Lanes], dtype: np.dtype[Any]) -> int:
     return max(1, BITS[lanes] // (8 * dtype.itemsize))
 
 
-Weights = Mapping[str, NDArray[Any]]
-
-
-def pack_forward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
-    """The network of one layer and direction for ``step``, from torch-shaped weights.
-
-    ``weights`` has weight_ih (G*H, I), weight_hh (G*H, K) and, where there are any, bias_ih, bias_hh (G*H,) and
-    weight_hr (K, H).
+def pack_forward(cell: type[Cell], z: Sizes, weights: Shapes, I: int, H: int, K: int) -> Order:
+    """What makes the forward buffer of parameters, which are weight_ih (G*H, I), weight_hh (G*H, K) and, where there
+    are any, bias_ih, bias_hh (G*H,) and weight_hr (K, H).
     """
-    w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
-    z = sizes(cell, vector_numbers(lanes, w_ih.dtype), I, H, K)
-    w = aligned((z.end,), w_ih.dtype)
-    _blocks(_biases(cell, weights, H), z, w[z.bias : z.from_x])
-    _blocks(_gates(cell.gates, cell.of_input(), w_ih, H), z, w[z.from_x : z.from_h])
-    _blocks(_gates(cell.gates, cell.of_hidden(), w_hh, H), z, w[z.from_h : z.projection])
+    G, S = len(cell.gates), cell.sums()
+    shapes = {"bias": (z.J, S, z.U), "ih": (z.J, I, G, z.U), "hh": (z.J, K, G, z.U)}
+    moves = Moves(weights, shapes | ({"projection": _panels_of(K, 1, H, z.W)} if cell.projected else {}))
+    for way, gates, first in (("ih", cell.of_input(), 0), ("hh", cell.of_hidden(), S - G)):
+        matrices = moves.source[f"weight_{way}"].reshape(G, H, -1)
+        for j in range(z.J):  # each block as a whole, for its sake who writes it
+            units = slice(j * z.U, min((j + 1) * z.U, H))
+            to = moves.to[way][j].transpose(1, 2, 0)[:, : units.stop - units.start]
+            for begin, end, source in _runs(cell, gates):
+                moves.put(to[begin:end], matrices[source : source + end - begin, units])
+        if f"bias_{way}" in weights:
+            for g, gate in enumerate(gates):
+                # Where a gate has one sum, of x and h, that starts from both biases.
+                second = way == "hh" and gate not in cell.split
+                bias, whole = moves.source[f"bias_{way}"][_rows(cell, gate, H)], H // z.U
+                to = moves.to["bias"][:, first + g]
+                moves.put(to[:whole], bias[: whole * z.U].reshape(whole, z.U), second)
+                moves.put(to[whole:, : H % z.U], bias[None, whole * z.U :][: z.J - whole], second)
     if cell.projected:
-        _panels(weights["weight_hr"].T[None], z.W, w[z.projection :])
-    return _net(cell, w, lanes, I, H, K)
+        _panels(moves, moves.to["projection"][:, 0], moves.source["weight_hr"].T)
+    return moves.order()
+
+
+def pack_back(cell: type[Cell], z: Sizes, weights: Shapes, I: int, H: int, K: int) -> Order:
+    """What makes the backward buffer, for ``carry`` and ``unproject``, which lead gradients from the sums to the h
+    before the step; and after it the input buffer, for dx.
+    """
+    G = len(cell.gates)
+    shapes = {"hh": _panels_of(K, G, H, z.W)} | ({"hr": _panels_of(H, 1, K, z.W)} if cell.projected else {})
+    moves = Moves(weights, shapes | {"ih": _panels_of(I, G, H, z.W)})
+    for way, gates in (("hh", cell.of_hidden()), ("ih", cell.of_input())):
+        for g, gate in enumerate(gates):
+            _panels(moves, moves.to[way][:, g], moves.source[f"weight_{way}"][_rows(cell, gate, H)])
+    if cell.projected:
+        _panels(moves, moves.to["hr"][:, 0], moves.source["weight_hr"])
+    return moves.order()
+
+
+def unpack(cell: type[Cell], totals: Shapes, weights: Shapes, H: int) -> Order:
+    """What makes gradients of parameters of those summed by ``_cpu.gradients``, which lie one after another."""
+    G, S = len(cell.gates), cell.sums()
+    moves = Moves(totals, weights)
+    sums = {name: a[0] for name, a in moves.source.items()}  # without what rounding has left over
+    bias = sums["bias"].reshape(S, -1)[:, :H]
+    for way, gates, first in (("ih", cell.of_input(), 0), ("hh", cell.of_hidden(), S - G)):
+        to = moves.to[f"weight_{way}"]
+        matrix = sums[f"w_{way}"].reshape(G, -1, sums[f"w_{way}"].shape[1])[:, :H, : to.shape[1]]
+        for g, gate in enumerate(gates):
+            moves.put(to[_rows(cell, gate, H)], matrix[g])
+            if f"bias_{way}" in weights:
+                moves.put(moves.to[f"bias_{way}"][_rows(cell, gate, H)], bias[first + g])
+    if cell.projected:
+        to = moves.to["weight_hr"]
+        moves.put(to, sums["w_hr"][: to.shape[0], : to.shape[1]])
+    return moves.order()
+
+
+def readonly(buffer: NDArray[Any]) -> NDArray[Any]:
+    """The same for those who may only read it."""
+    view = buffer[:]
+    view.flags.writeable = False
+    return view
 
 
 def join_forward(nets: list[Any]) -> Any:
     """The networks of a stack's layers as one."""
     first, w = nets[0], aligned((sum(net.w.size for net in nets),), nets[0].w.dtype)
     np.concatenate([net.w for net in nets], out=w)
-    w.flags.writeable = False
-    return first._replace(w=w, L=len(nets))
+    return first._replace(w=readonly(w), L=len(nets))
 
 
-def pack_backward(cell: type[Cell], lanes: type[Lanes], weights: Weights, I: int, H: int, K: int) -> Any:
-    """The network for ``carry`` and ``unproject``: what leads gradients from the sums to the h before the step."""
-    w_hh = weights["weight_hh"]
-    W = vector_numbers(lanes, w_hh.dtype)
-    carried = len(w_hh) * padded(K, NV * W)
-    projected = K * padded(H, NV * W) if cell.projected else 0
-    w = aligned((carried + projected,), w_hh.dtype)
-    _panels(_gates(cell.gates, cell.of_hidden(), w_hh, H), W, w[:carried])
-    if cell.projected:
-        _panels(weights["weight_hr"][None], W, w[carried:])
-    return _net(cell, w, lanes, I, H, K)
+def _rows(cell: type[Cell], gate: str, H: int) -> slice:
+    """A gate's rows of a matrix or a bias."""
+    first = cell.gates.index(gate) * H
+    return slice(first, first + H)
 
 
-def pack_input(cell: type[Cell], lanes: type[Lanes], weight_ih: NDArray[Any], H: int) -> NDArray[Any]:
-    """Panels of W_ih, for dx."""
-    W, (rows, I) = vector_numbers(lanes, weight_ih.dtype), weight_ih.shape
-    w = aligned((rows * padded(I, NV * W),), weight_ih.dtype)
-    _panels(_gates(cell.gates, cell.of_input(), weight_ih, H), W, w)
-    return w
+def _runs(cell: type[Cell], gates: tuple[str, ...]) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, source): gates[begin:end] are the cell's own from ``source`` on."""
+    begin = 0
+    for end in range(1, len(gates) + 1):
+        source = cell.gates.index(gates[begin])
+        if end == len(gates) or cell.gates.index(gates[end]) != source + end - begin:
+            yield begin, end, source
+            begin = end
 
 
-def _net(cell: type[Cell], w: NDArray[Any], lanes: type[Lanes], I: int, H: int, K: int, L: int = 1) -> Any:
-    w.flags.writeable = False
-    return net_class(cell, lanes)(w, I, H, K, L)
+def _panels_of(n: int, parts: int, depth: int, W: int) -> tuple[int, ...]:
+    """The shape of panels for n outputs."""
+    return padded(n, NV * W) // (NV * W), parts, depth, NV * W
 
 
-def _gates(order: tuple[str, ...], wanted: tuple[str, ...], matrix: NDArray[Any], H: int) -> NDArray[Any]:
-    """(G*H, n) to (G, H, n), gates as wanted."""
-    if order == wanted:
-        return matrix.reshape(len(order), H, -1)
-    return matrix.reshape(len(order), H, -1)[[order.index(g) for g in wanted]]
-
-
-def _biases(cell: type[Cell], weights: Weights, H: int) -> NDArray[Any]:
-    """(S, H, 1): what each sum starts from."""
-    bias = np.zeros((cell.sums(), H, 1), weights["weight_ih"].dtype)
-    if "bias_ih" in weights:
-        G = len(cell.gates)
-        bias[:G] += _gates(cell.gates, cell.of_input(), weights["bias_ih"], H)
-        bias[cell.sums() - G :] += _gates(cell.gates, cell.of_hidden(), weights["bias_hh"], H)
-    return bias
-
-
-def _blocks(matrix: NDArray[Any], z: Sizes, to: NDArray[Any]) -> None:
-    """(gates, H, n) to (J, n, gates, U), zeros past H.
-
-    By way of a copy whose rows lie apart by an odd number of cache lines: those of a matrix with a power of two of
-    columns would all fall into the same few places of a cache, which makes this take 2.5 times as long.
-    """
-    gates, H, n = matrix.shape
-    blocks, line = to.reshape(z.J, n, gates, z.U), 64 // matrix.itemsize
-    rows = np.zeros((gates, z.U, (n // line | 1) * line + 2 * line), matrix.dtype)[:, :, :n]
-    for j, block in enumerate(blocks):
-        first = j * z.U
-        count = min(z.U, H - first)
-        rows[:, :count] = matrix[:, first : first + count]
-        rows[:, count:] = 0
-        block[...] = rows.transpose(2, 0, 1)
-
-
-def _panels(matrix: NDArray[Any], W: int, to: NDArray[Any]) -> None:
-    """(parts, depth, n) to (ceil(n / (NV W)), parts, depth, NV W), zeros past n."""
-    parts, depth, n = matrix.shape
-    block = NV * W
-    panels, whole = to.reshape(-1, parts, depth, block), n // block
-    split = matrix[:, :, : whole * block].reshape(parts, depth, whole, block)
-    panels[:whole] = split.transpose(2, 0, 1, 3)
-    if whole < len(panels):
-        panels[whole] = 0
-        panels[whole, :, :, : n % block] = matrix[:, :, whole * block :]
-
-
-def unpack(cell: type[Cell], totals: Any, H: int, to: Weights) -> None:
-    """Gradients summed by ``_cpu.gradients`` into arrays named and shaped as the weights."""
-    G, S = len(cell.gates), cell.sums()
-    bias = totals.bias[0].reshape(S, -1)
-    ways = (
-        ("ih", cell.of_input(), totals.w_ih[0], bias[:G]),
-        ("hh", cell.of_hidden(), totals.w_hh[0], bias[S - G :]),
-    )
-    for way, gates, weights, biases in ways:
-        target = to[f"weight_{way}"]
-        rows = weights.reshape(G, -1, weights.shape[1])[:, :H, : target.shape[1]]
-        for g, name in enumerate(gates):
-            first = cell.gates.index(name) * H
-            target[first : first + H] = rows[g]
-            if f"bias_{way}" in to:
-                to[f"bias_{way}"][first : first + H] = biases[g, :H]
-    if cell.projected:
-        K = to["weight_hr"].shape[0]
-        to["weight_hr"][:] = totals.w_hr[0, :K, :H]
+def _panels(moves: Moves, to: NDArray[Any], matrix: NDArray[Any]) -> None:
+    """(depth, n) to (ceil(n / (NV W)), depth, NV W); what is past n stays."""
+    block, (depth, n) = to.shape[2], matrix.shape
+    whole = n // block
+    moves.put(to[:whole], matrix[:, : whole * block].reshape(depth, whole, block).swapaxes(0, 1))
+    moves.put(to[whole:, :, : n % block], matrix[None, :, whole * block :][: len(to) - whole])

@@ -111,6 +111,8 @@ def _is_of(value: Any, module: str, name: str) -> Any:
 
 def kind_of(value: Any) -> Kind | None:
     """The kind of a value that is on a device; None if it isn't on any."""
+    if type(value) is np.ndarray:
+        return None
     if isinstance(value, DeviceArray):
         return OURS
     if isinstance(value, np.ndarray | list | tuple | int | float):

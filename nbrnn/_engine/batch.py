@@ -56,6 +56,13 @@ class Batch:
 
     def when(self, t0: int, reverse: bool) -> When:
         """The stretch of time that begins at t0, for kernels."""
+        return self._whole[reverse] if t0 == 0 else self._from(t0, reverse)
+
+    @functools.cached_property
+    def _whole(self) -> tuple[When, When]:
+        return self._from(0, False), self._from(0, True)
+
+    def _from(self, t0: int, reverse: bool) -> When:
         return When(t0, 0, self.size, reverse, self.lengths, self.order, self.resets)
 
     def rows(self, t0: int, steps: int) -> int:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._cpu import workers
 from .._cpu.dropout import BETWEEN_LAYERS
 from .._cpu.unit import Unit, dropout
 from .._memory import aligned, aligned_copy
@@ -92,9 +91,10 @@ class Room:
     """
 
     def __init__(self, units: list[Unit], steps: int, size: int, rows: int | None) -> None:
-        self.between = [aligned((steps, size, u.K), u.dtype) for u in units[:-1]]
-        self.saved = None if rows is None else [aligned(u.saved_shape(rows), u.dtype) for u in units]
-        self.work = [u.forward_workspace(size) for u in units]
+        forms = [u.form for u in units]
+        self.between = [aligned((steps, size, f.K), f.dtype) for f in forms[:-1]]
+        self.saved = None if rows is None else [aligned((rows, f.saved_width), f.dtype) for f in forms]
+        self.work = [f.forward_workspace(size) for f in forms]
         self.size = sum(a.nbytes for a in [*self.between, *(self.saved or ()), *itertools.chain(*self.work)])
 
 
@@ -102,8 +102,9 @@ class RoomBack:
     """Memory that the way back runs in."""
 
     def __init__(self, units: list[Unit], steps: int, size: int) -> None:
-        self.work = [(u.backward_workspace(size), u.gradients_workspace()) for u in units]
-        self.between = [aligned((steps, size, u.I), u.dtype) for u in units[1:]]
+        forms = [u.form for u in units]
+        self.work = [(f.backward_workspace(size), f.gradients_workspace()) for f in forms]
+        self.between = [aligned((steps, size, f.I), f.dtype) for f in forms[1:]]
         arrays = [a for work in self.work for part in work for a in part]
         self.size = sum(a.nbytes for a in [*self.between, *arrays])
 
@@ -113,8 +114,9 @@ class Chain:
 
     def __init__(self, units: list[Unit], first: int, reverse: bool, rooms: Rooms) -> None:
         self.units, self.first, self.reverse, self.rooms = units, first, reverse, rooms
-        self._key = (first, reverse, units[0].lanes)
-        self._between = max((u.K for u in units[:-1]), default=0)
+        form = units[0].form
+        self._key = (first, reverse, form.lanes)
+        self._between = form.K if len(units) > 1 else 0
 
     def stretches(self, steps: int, at_most: int) -> Iterator[tuple[int, int]]:
         """(t0, steps) of stretches of at most so many steps, in the order they are run."""
@@ -125,7 +127,7 @@ class Chain:
     def masks(self, way: Pass) -> list[Array]:
         """What each layer's h is multiplied by where it enters W_hh: computed again on the way back."""
         if way.drop_recurrent is None:
-            return [u.no_masks for u in self.units]
+            return [u.form.no_masks for u in self.units]
         return [way.drop_recurrent(u, way.batch, self.first + q, self.reverse) for q, u in enumerate(self.units)]
 
     def run(self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, masks: list[Array], room: Room) -> Kept:
@@ -146,22 +148,29 @@ class Chain:
 
     def infer(self, batch: Batch, x: Array, y: Array, h: States, c: States) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
-        way, most = Pass(batch), self.comfortable(batch)
-        masks = self.masks(way)
-        between = most if len(self.units) > 1 else 0
+        most, between = batch.steps, 0
+        if self._between > 0:
+            most = between = self.comfortable(batch)
         key = (self._key, "infer", between, batch.size)
         room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
         if most >= batch.steps:
-            self.run(way, 0, x, y, h, c, masks, room)
+            self._through(batch, 0, x, y, h, c, room)
         else:
             for t0, steps in self.stretches(batch.steps, most):
-                self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, masks, room)
+                self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
+
+    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> None:
+        """Run the steps of x into y as ``run`` does, keeping nothing."""
+        when = batch.when(t0, self.reverse)
+        for q, unit in enumerate(self.units):
+            out = y if q == len(self.units) - 1 else room.between[q][: len(x)]
+            unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q])
+            x = out
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
-        width = batch.size * self._between
-        return batch.steps if width == 0 else max(1, min(batch.steps, 2**18 // width))
+        return max(1, min(batch.steps, 2**18 // max(1, batch.size * self._between)))
 
     def record(
         self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]
@@ -176,8 +185,9 @@ class Chain:
         key = (self._key, "record", most, batch.size, rows)
         room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows))
         for t0, steps in self.stretches(batch.steps, most):
-            stretch = Stretch(t0, steps, list(map(aligned_copy, h)), list(map(aligned_copy, c)))
-            kept = self.run(way, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, masks, room)
+            now = slice(t0, t0 + steps)
+            stretch = Stretch(t0, steps, list(map(np.array, h)), list(map(np.array, c)))
+            kept = self.run(way, t0, x[now], y[now], h, c, masks, room)
             if way.checkpoint is None:
                 stretch.kept = kept
             made.append(stretch)
@@ -200,23 +210,26 @@ class Chain:
         if not stretches:
             return
         size, most = way.batch.size, max(s.steps for s in stretches)
-        key = (self._key, "back", most, size, workers.allowed())
+        members = max(u.form.most_for_gradients() for u in self.units)
+        key = (self._key, "back", most, size, members)
         back = self.rooms.take(key, lambda: RoomBack(self.units, most, size))
         works, between, masks = back.work, back.between, self.masks(way)
-        room = None if way.checkpoint is None else Room(self.units, most, size, most * size)
-        scratch = aligned((0 if room is None else most, size, self.units[-1].K), dx.dtype)
+        again = None
+        if way.checkpoint is not None:
+            again = Room(self.units, most, size, most * size), aligned((most, size, self.units[-1].form.K), dx.dtype)
         for stretch in reversed(stretches):
             t0, steps = stretch.t0, stretch.steps
             now, kept = slice(t0, t0 + steps), stretch.kept
-            if room is not None:
-                h, c = list(map(aligned_copy, stretch.h)), list(map(aligned_copy, stretch.c))
+            if again is not None:
+                room, scratch = again
+                h, c = list(map(np.array, stretch.h)), list(map(np.array, stretch.c))
                 kept = self.run(way, t0, x[now], scratch[:steps], h, c, masks, room)
             assert kept is not None
             when = way.batch.when(t0, self.reverse)
             gradient = np.empty((steps, size, 0), dx.dtype) if dy is None else dy[now]
             for q in reversed(range(len(self.units))):
                 unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
-                if retain and room is None:
+                if retain and again is None:
                     saved = aligned_copy(saved)  # the way back works in place
                 unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
                 given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
@@ -233,7 +246,9 @@ class Chain:
         batch, copies = way.batch, 1 if way.drop is None else 2
         most = min(way.checkpoint or batch.steps, batch.steps)
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else most * batch.size
-        saved = sum(u.saved_shape(rows)[0] * u.saved_shape(rows)[1] for u in self.units)
-        between = copies * most * batch.size * sum(u.K for u in self.units[:-1])
-        states = -(-batch.steps // max(1, most)) * batch.size * sum(u.K + u.E * u.H for u in self.units)
-        return saved + between + states
+        between, states = copies * most * batch.size, -(-batch.steps // max(1, most)) * batch.size
+        numbers = -between * self.units[-1].form.K  # the last layer writes y
+        for unit in self.units:
+            form = unit.form
+            numbers += rows * form.saved_width + between * form.K + states * (form.K + form.E * form.H)
+        return numbers

@@ -7,7 +7,6 @@ which change with every step of an optimiser.
 
 from __future__ import annotations
 
-import collections
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -23,27 +22,28 @@ class Rooms:
     """
 
     def __init__(self) -> None:
-        self._spare: collections.OrderedDict[Hashable, tuple[Any, int]] = collections.OrderedDict()
+        self._spare: dict[Hashable, tuple[Any, int]] = {}
         self._size = 0
         self._lock = threading.RLock()  # a tape may be dropped, and give back, in the midst of anything
 
     def take(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What was given back under that key, or something new."""
         with self._lock:
-            room, size = self._spare.pop(key, (None, 0))
-            self._size -= size
-        return make() if room is None else room
+            spare = self._spare.pop(key, None)
+            if spare is not None:
+                self._size -= spare[1]
+        return make() if spare is None else spare[0]
 
     def give(self, key: Hashable, room: Any, size: int) -> None:
         """Keep a room of so many bytes, which nothing refers to any more, for the next call."""
         if size > LARGEST:
             return
         with self._lock:
-            _, before = self._spare.pop(key, (None, 0))
+            before = self._spare.pop(key, None)
             self._spare[key] = room, size
-            self._size += size - before
+            self._size += size if before is None else size - before[1]
             while self._size > size + BESIDE:
-                self._size -= self._spare.popitem(last=False)[1][1]
+                self._size -= self._spare.pop(next(iter(self._spare)))[1]
 
     def clear(self) -> None:
         """Forget all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
+from .._cpu import isa
+from .._cpu.form import Form
 from .._cpu.unit import Unit
 from .batch import Batch
 from .chain import Chain, Pass, Stretch
 from .rooms import Rooms
 
 Array = NDArray[Any]
+#: A layer in one direction, and where its parameters stand.
+Part = tuple[Form, slice]
 
 
 @dataclasses.dataclass
@@ -40,18 +45,18 @@ class Stack:
 
     Parameters
     ----------
-    cell : type of Cell
-    weights : list of mappings
-        For each layer and direction, layer-major, as ``Unit`` wants them.
+    parts : list of pairs
+        For each layer and direction, layer-major: what it is, and where its parameters stand in the vector of all.
+    parameters : ndarray
+        That vector.  Must not change while the stack is used.
     directions : 1 or 2
     rooms : Rooms
         Memory that outlives the snapshot.
     """
 
-    def __init__(self, cell: type[Cell], weights: list[Mapping[str, Array]], directions: int, rooms: Rooms) -> None:
-        self.rooms = rooms
-        self.units = [Unit(cell, w) for w in weights]
-        self.directions = directions
+    def __init__(self, parts: list[Part], parameters: Array, directions: int, rooms: Rooms) -> None:
+        self.parts, self.directions, self.rooms = parts, directions, rooms
+        self.units = [Unit(form, parameters[at]) for form, at in parts]
         if directions == 1:
             self.levels = [[Chain(self.units, 0, False, rooms)]]
         else:
@@ -62,7 +67,9 @@ class Stack:
                 ]
                 for layer in range(len(self.units) // 2)
             ]
-        self.K, self.dtype = self.units[0].K, self.units[0].dtype
+        #: Numbers that ``record`` keeps for a step of a sequence, at most: what ``numbers_to_record`` counts exactly.
+        self.kept_at_most = sum([form.kept_at_most for form, _ in parts])
+        self.K, self.dtype = parts[0][0].K, parts[0][0].dtype
 
     def _own(self, level: int, direction: int) -> slice:
         """Which entries of a list over layers and directions a chain has."""
@@ -74,6 +81,9 @@ class Stack:
 
     def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
+        if self.directions == 1:
+            self.levels[0][0].infer(batch, x, y, h, c)
+            return
         for n, level in enumerate(self.levels):
             out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
             for d, chain in enumerate(level):
@@ -105,16 +115,20 @@ class Stack:
         dx: Array,
         dh: list[Array],
         dc: list[Array],
-        gradients: list[Mapping[str, Array]],
+        gradients: Array,
         retain: bool,
     ) -> None:
         """Take a record back.
 
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
-        into those for the states before; ``gradients`` is written, for each layer and direction.
+        into those for the states before; ``gradients`` is written: a vector as that of the
+        parameters.
         """
-        way, keys = record.way, [("totals", q, u.lanes) for q, u in enumerate(self.units)]
-        totals = [u.clear_totals(self.rooms.take(key, u.new_totals)) for key, u in zip(keys, self.units, strict=True)]
+        way, keys = record.way, [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
+        sums = [self.rooms.take(key, u.form.new_sums) for key, u in zip(keys, self.units, strict=True)]
+        for one in sums:
+            one.vector.fill(0)
+        totals = [one.totals for one in sums]
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
@@ -135,9 +149,9 @@ class Stack:
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
-        for key, unit, total, to in zip(keys, self.units, totals, gradients, strict=True):
-            unit.read_totals(total, to)
-            self.rooms.give(key, total, sum(a.nbytes for a in total))
+        for key, unit, one, (_, at) in zip(keys, self.units, sums, self.parts, strict=True):
+            unit.read_sums(one, gradients[at])
+            self.rooms.give(key, one, one.vector.nbytes)
 
     # How many numbers a pass holds at a time, besides x, y and dx.
 
@@ -147,6 +161,8 @@ class Stack:
 
     def numbers_to_infer(self, batch: Batch) -> int:
         """For ``infer``."""
+        if self.directions == 1:
+            return 0
         return min(2, len(self.levels) - 1) * self._passed(batch)
 
     def numbers_to_record(self, way: Pass) -> int:
@@ -160,3 +176,40 @@ class Stack:
         copies = 1 if record.way.drop is None else 2
         passed = min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
         return passed + (max(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
+
+
+class Stacks:
+    """The stack of a layer: the last one, or another when the parameters have changed.
+
+    Parameters
+    ----------
+    cell : type of Cell
+    dtype : dtype
+    shapes : list of mappings
+        For each layer and direction the shapes of its parameters: see ``Form``.
+    directions : 1 or 2
+    rooms : Rooms
+    """
+
+    def __init__(
+        self, cell: type[Cell], dtype: np.dtype[Any], shapes: list[Mapping[str, Any]], directions: int, rooms: Rooms
+    ) -> None:
+        self._cell, self._dtype, self._shapes, self._directions, self._rooms = cell, dtype, shapes, directions, rooms
+        self._parts: dict[Any, list[Part]] = {}
+        self._last: tuple[Any, Stack] | None = None
+
+    def now(self, version: int, parameters: Array) -> Stack:
+        """The stack of those parameters, for the vectors in use; ``version`` is another one when they have changed."""
+        key, last = (version, isa.current()), self._last
+        if last is None or last[0] != key:
+            last = self._last = None  # if nobody else has it either, its memory is there for the next one
+            stack = Stack(self._parts_for(key[1]), parameters, self._directions, self._rooms)
+            last = self._last = (key, stack)
+        return last[1]
+
+    def _parts_for(self, lanes: type[isa.Lanes]) -> list[Part]:
+        if lanes not in self._parts:
+            forms = [Form(self._cell, self._dtype, shapes, lanes) for shapes in self._shapes]
+            ends = itertools.accumulate(form.count for form in forms)
+            self._parts[lanes] = [(form, slice(end - form.count, end)) for form, end in zip(forms, ends, strict=True)]
+        return self._parts[lanes]

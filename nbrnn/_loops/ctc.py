@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .._cpu.unit import any_array, own_array
+from .._cpu.loops import any_array, own_array
 from .._kernel import cached, compiled, kernel
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from .._cpu.unit import any_array, own_array
+from .._cpu.loops import any_array, own_array
 from .._kernel import cached, compiled, kernel
 
 SQUARE, ABSOLUTE, HUBER = 0, 1, 2

@@ -17,8 +17,8 @@ from numba import typeof, types
 
 from .._cpu import isa
 from .._cpu.emit import I64, Emit, Int, Ptr, Vec
+from .._cpu.loops import any_array, named, own_array
 from .._cpu.rows import address, primitive, stack, zero_row
-from .._cpu.unit import any_array, named, own_array
 from .._kernel import cached, compiled, kernel
 
 #: Numbers that are summed side by side.

@@ -1,0 +1,198 @@
+"""One layer in one direction before it has weights: its sizes, the memory it wants, and what goes where in that."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._cells import Cell
+from .._memory import aligned, aligned_zeros
+from .._nets import net_class
+from . import cost, gradients, isa, packing, workers
+from .moves import Order, Shapes, views
+from .team import MOST
+from .tiles import NV
+
+Array = NDArray[Any]
+
+
+class Packed(NamedTuple):
+    """Memory for weights in the order that kernels read them in.
+
+    ``table`` (``moves``) says how they come into ``buffer``, by way of ``room``; ``given`` is what kernels are given: a
+    network, and for the way back ``Panels`` too.
+    """
+
+    table: Array
+    buffer: Array
+    room: Array
+    given: Any
+
+
+class Sums(NamedTuple):
+    """Memory that the gradients of the weights are summed in, as one vector, and as kernels are given it."""
+
+    vector: Array
+    totals: gradients.Totals
+
+
+class Form:
+    """One layer in one direction, for all time.
+
+    Parameters
+    ----------
+    cell : type of Cell
+    dtype : dtype
+    weights : mapping of str to tuple
+        Shapes of the parameters, which lie in this order in one vector: see ``packing``.
+    lanes : one of ``isa.WIDTHS``
+    """
+
+    def __init__(self, cell: type[Cell], dtype: np.dtype[Any], weights: Shapes, lanes: type[isa.Lanes]) -> None:
+        self.cell, self.dtype, self.weights, self.lanes = cell, dtype, weights, lanes
+        self.I, self.K = weights["weight_ih"][1], weights["weight_hh"][1]
+        self.H = weights["weight_hh"][0] // len(cell.gates)
+        self.E = cell.extras()
+        self.count = sum(map(math.prod, weights.values()))
+        self.sizes = packing.sizes(cell, packing.vector_numbers(lanes, dtype), self.I, self.H, self.K)
+        #: Numbers that ``forward`` keeps of a step of a sequence, when it does.
+        self.saved_width = cell.slots() * self.sizes.Hp
+        #: The same with outputs, twice if they are dropped out, and states.
+        self.kept_at_most = self.saved_width + 5 * self.K + self.E * self.H
+        #: What small calls keep ready, by the shape of x.
+        self.ready: dict[tuple[int, ...], Any] = {}
+        self._spare: dict[str, Packed] = {}
+
+    # Packed weights, for "forward" or for "back".
+
+    def take(self, way: str) -> Packed:
+        """Memory for packed weights that nobody else has: what was given back, or something new."""
+        spare = self._spare.pop(way, None)
+        if spare is not None:
+            return spare
+        return self._new_forward() if way == "forward" else self._new_back()
+
+    def give(self, way: str, packed: Packed) -> None:
+        """Keep what nothing refers to any more, for the next weights."""
+        self._spare[way] = packed
+
+    # Where no weight goes, packed weights stay 0.
+
+    def _new_forward(self) -> Packed:
+        table, size, room = self._pack_forward
+        buffer = aligned_zeros((size,), self.dtype)
+        return Packed(table, buffer, aligned((room,), self.dtype), self._net(buffer))
+
+    def _new_back(self) -> Packed:
+        (table, size, room), cell, G = self._pack_back, self.cell, len(self.cell.gates)
+        buffer = aligned_zeros((size,), self.dtype)
+        net, panels = np.split(buffer, [size - G * self.H * packing.padded(self.I, NV * self.sizes.W)])
+        sizes = (self.I, self.H, self.K, G, cell.sums(), cell.slots(), self.sizes.Hp, cell.projected)
+        given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes)
+        return Packed(table, buffer, aligned((room,), self.dtype), (self._net(net), given))
+
+    def _net(self, buffer: Array) -> Any:
+        return net_class(self.cell, self.lanes)(packing.readonly(buffer), self.I, self.H, self.K, 1)
+
+    @functools.cached_property
+    def _pack_forward(self) -> Order:
+        return packing.pack_forward(self.cell, self.sizes, self.weights, self.I, self.H, self.K)
+
+    @functools.cached_property
+    def _pack_back(self) -> Order:
+        return packing.pack_back(self.cell, self.sizes, self.weights, self.I, self.H, self.K)
+
+    @functools.cached_property
+    def unpack(self) -> Order:
+        """Brings what is summed to where the gradients of the parameters lie."""
+        return packing.unpack(self.cell, self._totals, self.weights, self.H)
+
+    # What the loops work in: may be used again, for the same number of sequences.
+
+    def forward_workspace(self, batch: int) -> tuple[Array, ...]:
+        """For ``forward``."""
+        z, sums = self.sizes, self.cell.sums() * self.sizes.Hp
+        item, work = self.dtype.itemsize, self.work_forward
+        ahead = cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
+        return (
+            aligned_zeros((2, batch, z.Kp), self.dtype),
+            aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
+            aligned((workers.most(self.sizes.J), max(batch, ahead)), np.int64),
+            aligned((ahead, sums), self.dtype),
+        )
+
+    def backward_workspace(self, batch: int) -> tuple[Array, ...]:
+        """For ``backward``."""
+        z = self.sizes
+        return (
+            aligned_zeros((batch, z.Kp), self.dtype),
+            aligned_zeros((batch, self.E * z.Hp), self.dtype),
+            aligned_zeros((batch, z.Mp if self.cell.projected else 0), self.dtype),
+        )
+
+    def gradients_workspace(self) -> Any:
+        """For ``gradients``, of any number of sequences."""
+        z, chunk = self.sizes, gradients.CHUNK
+        members = self.most_for_gradients()
+        block = NV * z.W
+        widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
+        return gradients.Work(
+            aligned_zeros((members, 6, chunk), np.int64),
+            aligned((members, chunk, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
+            aligned((members, chunk, z.W), self.dtype),
+            aligned((members, self.cell.sums() * z.Hp), self.dtype),
+            aligned_zeros((self.K,), self.dtype),
+        )
+
+    def new_sums(self) -> Sums:
+        """Memory to sum the gradients of the weights in, not yet zero."""
+        vector = aligned((sum(map(math.prod, self._totals.values())),), self.dtype)
+        return Sums(vector, gradients.Totals(**views(vector, self._totals)))
+
+    @functools.cached_property
+    def _totals(self) -> Shapes:
+        """What those consist of."""
+        z, block = self.sizes, NV * self.sizes.W
+        gates = len(self.cell.gates) * z.Hp
+        projected = (packing.padded(self.K, z.W), z.Mp) if self.cell.projected else (0, 0)
+        return {
+            "w_ih": (2, gates, packing.padded(self.I, block)),
+            "w_hh": (2, gates, z.Kp),
+            "w_hr": (2, *projected),
+            "bias": (2, self.cell.sums() * z.Hp),
+        }
+
+    @functools.cached_property
+    def no_masks(self) -> Array:
+        """For a pass in which h enters W_hh as it is."""
+        return np.empty((0, 0, 0), self.dtype)
+
+    # What there is to do.
+
+    def _work(self, each: int, inputs: int, depth: int) -> cost.Work:
+        rows = len(self.cell.gates) * self.H
+        units = rows + self.E * self.H
+        return cost.Work(rows * each, rows * inputs, self.K, units, depth, self.dtype.itemsize, self.lanes)
+
+    @functools.cached_property
+    def work_forward(self) -> cost.Work:
+        return self._work(self.I + self.K, self.I, self.sizes.J)
+
+    @functools.cached_property
+    def work_back(self) -> cost.Work:
+        return self._work(self.K, 0, self.sizes.Kp // (NV * self.sizes.W))
+
+    @functools.cached_property
+    def work_of_gradients(self) -> cost.Work:
+        return self._work(2 * (self.I + self.K), 0, 1)
+
+    def most_for_gradients(self) -> int:
+        """Threads that would share the gradients of the weights."""
+        most = cost.most_for_gradients(self.work_of_gradients)
+        return most if most == 1 else min(most, workers.allowed(), MOST)

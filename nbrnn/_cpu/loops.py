@@ -1,0 +1,111 @@
+"""The compiled loops of the CPU, for the types that they are called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, typeof, types
+
+from .._cells import GRU, LSTM, Cell, LSTMProjected, RNNRelu, RNNTanh
+from .._kernel import cached, compiled
+from .._nets import net_class
+from . import backward as _backward
+from . import dropout as _dropout
+from . import forward as _forward
+from . import gradients as _gradients
+from . import isa
+from .schedule import When
+from .team import Seat, Team
+
+# Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
+
+
+def any_array(dtype: np.dtype[Any], dimensions: int, readonly: bool = True) -> Any:
+    return types.Array(from_dtype(dtype), dimensions, "A", readonly=readonly)
+
+
+def own_array(dtype: Any, dimensions: int) -> Any:
+    return types.Array(from_dtype(np.dtype(dtype)), dimensions, "C")
+
+
+def named(cls: Any, *fields: Any) -> Any:
+    return types.NamedTuple(fields, cls)
+
+
+_ORDER = own_array(np.int64, 1)
+_WHEN = named(When, *[types.int64] * 3, types.boolean, _ORDER, _ORDER, any_array(np.dtype(np.bool_), 2))
+_SEAT, _TEAM = types.NamedUniTuple(types.int64, 4, Seat), types.NamedUniTuple(types.int64, 4, Team)
+
+
+def net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
+    weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
+    return named(net_class(cell, lanes), weights, *[types.int64] * 4)
+
+
+@cached
+def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool) -> Callable[..., None]:
+    """The compiled ``forward`` that keeps what ``backward`` needs, or the one that doesn't."""
+    x, state, work = any_array(dtype, 3), any_array(dtype, 2, False), own_array(dtype, 2)
+    saved = work if keep else types.none
+    return compiled(
+        _forward.forward,
+        (
+            _SEAT,
+            _TEAM,
+            net_type(cell, dtype, lanes),
+            _WHEN,
+            x,
+            any_array(dtype, 3, False),
+            state,
+            state,
+            own_array(dtype, 3),
+            saved,
+            own_array(dtype, 3),
+            work,
+            work,
+            own_array(np.int64, 2),
+            work,
+        ),
+    )
+
+
+@cached
+def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``backward``."""
+    state, masks, work = any_array(dtype, 2, False), own_array(dtype, 3), own_array(dtype, 2)
+    dy, net = any_array(dtype, 3), net_type(cell, dtype, lanes)
+    return compiled(_backward.backward, (_SEAT, _TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work))
+
+
+@cached
+def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``gradients``: the same for all cells."""
+    x, work = any_array(dtype, 3), own_array(dtype, 2)
+    weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
+    panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
+    sums = own_array(dtype, 3)
+    totals = named(_gradients.Totals, sums, sums, sums, work)
+    tables, zeros = own_array(np.int64, 3), own_array(dtype, 1)
+    rooms = named(_gradients.Work, tables, sums, own_array(dtype, 4), sums, work, zeros)
+    steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 3, False)
+    return compiled(
+        _gradients.gradients,
+        (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, sums, dx, types.boolean, work, totals, rooms),
+    )
+
+
+@cached
+def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The compiled ``dropout``."""
+    word = types.uint64
+    return compiled(
+        _dropout.dropout,
+        (any_array(dtype, 3), any_array(dtype, 3, False), word, word, word, from_dtype(dtype), word, types.int64),
+    )
+
+
+# Made now, so that a cache index of users' functions which names them can be read.
+for _cell in (RNNTanh, RNNRelu, GRU, LSTM, LSTMProjected):
+    net_class(_cell, isa.current())
