@@ -205,7 +205,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("changes, error, match", BAD, ids=[str(b[0]) for b in BAD])
+@pytest.mark.parametrize("changes, error, match", BAD, ids=[" ".join(b[0]) + str(n) for n, b in enumerate(BAD)])
 def test_interfaces_that_are_refused(machine, changes, error, match):
     value = Interface(np.zeros(3), **changes)
     with pytest.raises(error, match=match) as raised:
