@@ -201,7 +201,8 @@ def chosen(kind, dtype, width):
     """
     if isa.WIDTHS[width] is isa.current():
         return True
-    return kind != "relu" and (KINDS.index(kind) + list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
+    place = KINDS.index(kind) if kind in KINDS else 0
+    return kind != "relu" and (place + list(isa.WIDTHS).index(width) + DTYPES.index(dtype)) % 2 == 0
 
 
 def sweep(kinds, dtype, widths, quick, thin=False):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import from_dtype, types
+from numba import from_dtype, types, uint64
 from numpy.typing import NDArray
 
 from .._kernel import cached, compiled, kernel
@@ -43,7 +43,7 @@ def move(table, source, to, room):
         add, n_a, n_b, n_c, tile = line[0], line[3], line[4], line[5], line[12]
         to_a, to_b, to_c = line[6], line[7], line[8]
         source_a, source_b, source_c = line[9], line[10], line[11]
-        begin, pitch = np.uint64(0), tile + np.uint64(BESIDE)
+        begin, pitch = uint64(0), tile + uint64(BESIDE)
         while tile > 0 and begin < n_c:
             count = min(tile, n_c - begin)
             for a in range(n_a):
@@ -73,7 +73,7 @@ def move_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
     """The compiled ``move``."""
     number = from_dtype(dtype)
     source, to = types.Array(number, 1, "C", readonly=True), types.Array(number, 1, "C")
-    return compiled(move, (types.Array(types.uint64, 2, "C"), source, to, to))
+    return compiled(move, (types.Array(uint64, 2, "C"), source, to, to))
 
 
 class Order(NamedTuple):
