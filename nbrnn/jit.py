@@ -47,7 +47,7 @@ def output_size(net: Any) -> int:
     return net.K
 
 
-@kernel(inline=True)
+@kernel(inline=True, allocates=True)
 def zero_state(net: Any) -> Array:
     """A state to begin with.
 

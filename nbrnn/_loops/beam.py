@@ -20,7 +20,7 @@ from .._kernel import cached, compiled, kernel
 NONE = -1
 
 
-@kernel
+@kernel(allocates=True)
 def _log_sum(a, b):
     """log(e^a + e^b)."""
     if b > a:
@@ -28,7 +28,7 @@ def _log_sum(a, b):
     return a if a == -math.inf else a + math.log1p(math.exp(b - a))
 
 
-@kernel
+@kernel(allocates=True)
 def _offer(score, entry, symbol, scores, entries, symbols, count):
     """Put a candidate into a heap with the worst on top, in place of that if it is full; returns how many there are."""
     if count == len(scores):
@@ -54,7 +54,7 @@ def _offer(score, entry, symbol, scores, entries, symbols, count):
     return count
 
 
-@kernel
+@kernel(allocates=True)
 def _search(y, top, log_sum, b, n, beam, blank, out):
     """(number of labels, written to ``out``; their log probability) of one sequence."""
     C = y.shape[2]
@@ -141,7 +141,7 @@ def _search(y, top, log_sum, b, n, beam, blank, out):
     return length, both[first]
 
 
-@kernel
+@kernel(allocates=True)
 def search(y, top, log_sum, lengths, beam, blank, labels, counts, log_p):
     """Labels of each sequence, ``labels[b, :counts[b]]``, and their log probability.
 

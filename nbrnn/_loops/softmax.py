@@ -141,7 +141,7 @@ def scale_row(e, room, to, n):
     _store_first(rest, _load_first(rest, mask) * factor, mask)
 
 
-@kernel
+@kernel(allocates=True)
 def cross_entropy(room, y, target, lengths, weight, smoothing, ignored, dy):
     """(whether all targets that count are classes, the loss).
 
@@ -212,7 +212,7 @@ def cross_entropy(room, y, target, lengths, weight, smoothing, ignored, dy):
     return True, loss / total if total != 0 else 0.0
 
 
-@kernel
+@kernel(allocates=True)
 def softmax(room, y, lengths, scale, top, log_sum, p):
     """p = scale softmax(y), row by row; 0 past the ends.
 
