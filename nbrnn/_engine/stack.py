@@ -121,8 +121,7 @@ class Stack:
         """Take a record back.
 
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
-        into those for the states before; ``gradients`` is written: a vector as that of the
-        parameters.
+        into those for the states before; ``gradients`` is written: a vector as that of the parameters.
         """
         way, keys = record.way, [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
         sums = [self.rooms.take(key, u.form.new_sums) for key, u in zip(keys, self.units, strict=True)]
