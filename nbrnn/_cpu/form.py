@@ -140,12 +140,13 @@ class Form:
         z, chunk = self.sizes, gradients.CHUNK
         members = self.most_for_gradients()
         block = NV * z.W
-        widest = packing.padded(max(self.I, self.K, self.H if self.cell.projected else 0), block)
+        inputs, hidden, projected = (packing.padded(n, block) for n in (self.I, self.K, self.H))
+        widest = max(inputs + hidden, projected)
         return gradients.Work(
-            aligned_zeros((members, 6, chunk), np.int64),
-            aligned((members, chunk, packing.padded(self.I, block)), self.dtype),
+            aligned_zeros((members, 5, chunk), np.int64),
+            aligned((members, chunk, inputs), self.dtype),
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
-            aligned((members, chunk, z.W), self.dtype),
+            aligned((members, gradients.GROUP, chunk, z.W), self.dtype),
             aligned((members, self.cell.sums() * z.Hp), self.dtype),
             aligned_zeros((self.K,), self.dtype),
         )

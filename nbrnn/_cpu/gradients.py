@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .._kernel import kernel
 from . import tiles
+from .emit import Int, Vec
 from .rows import add_row, address, copy_row, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
 from .team import assemble, nought, offer, part_ways, share
@@ -18,6 +19,9 @@ NV = tiles.NV
 
 #: Rows that are gathered and multiplied at once: the slabs they are copied to stay in the first caches.
 CHUNK = 256
+
+#: Vectors of gradients of the sums that are gathered at once.
+GROUP = 4
 
 
 class Panels(NamedTuple):
@@ -47,14 +51,14 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces, the first five for each member: six tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
-    (vectors, CHUNK, W) and (CHUNK, W), sums, and zeros (K,).
+    """Workspaces, the first five for each member: five tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
+    (vectors, CHUNK, W) of what is multiplied and (GROUP, CHUNK, W) of what with, sums, and zeros (K,).
     """
 
     tables: Any
     dx: Any
     slabs: Any
-    slab: Any
+    factors: Any
     bias: Any
     zeros: Any
 
@@ -87,26 +91,59 @@ def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
     tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest)
 
 
-@kernel
-def add_outer(panels, mine, count, a, a_stride, width, rows, masks, n, total, work):
-    """total[0, m, k] += sum over r < count of a[r][m] * rows[r][k], for m < width and k < n; of the m a member's part.
+@primitive
+def gather_slabs(e, panels, vectors, count, source, stride, to, sums):
+    """So many vectors of each of ``count`` rows, ``stride`` bytes apart, into slabs, and their sums over the rows.
 
-    ``a`` is the address of padded rows, ``a_stride`` bytes apart; ``rows`` a table of addresses of n numbers each;
-    ``masks`` one of addresses of what those are to be multiplied by, 0 for nothing.
+    Several at a time: rows lie pages apart, so that reading anything of one costs more than reading a little more.
     """
-    item, W, columns = total.itemsize, work.slab.shape[1], total.shape[2]
-    slabs, slab, step = address(work.slabs), address(work.slab), CHUNK * W
-    begin, end = share(width // W, mine.member, mine.members)
-    for r in range(count):
-        spread_row(panels, slabs + r * W * item, step, rows[r], n)
-        if masks[r] != 0:
-            multiply_slabs(panels, slabs + r * W * item, step, masks[r], n)
-    for m in range(begin * W, end * W, W):
-        for r in range(count):
-            copy_row(panels, slab + r * W * item, a + r * a_stride + m * item, W)
-        for k in range(0, columns, NV * W):
-            to = address(total) + (m * columns + k) * item
-            outer_tile(panels, count, slab, slabs + k * CHUNK * item, step, to, columns, total.shape[1] * columns)
+    source, to, sums = e.ptr(source), e.ptr(to), e.ptr(sums)
+
+    def some(v: Int, size: int) -> None:
+        def row(r: Int, *sums: Vec) -> list[Vec]:
+            values = [(source.after(r * stride) + (v + q) * e.W).load() for q in range(size)]
+            for q, value in enumerate(values):
+                (to + ((v + q) * CHUNK + r) * e.W).store(value)
+            return [s + value for s, value in zip(sums, values, strict=True)]
+
+        for q, value in enumerate(e.loop(count, [e.vec(0.0)] * size, row)):
+            (sums + (v + q) * e.W).store(value)
+
+    tiles.each_tile(vectors, (GROUP, 1), some)
+
+
+@kernel
+def own_sums(panels, inputs, hidden, vectors, mine):
+    """[begin, end): the vectors of gradients of the sums, of so many to each slot, with which a member multiplies.
+
+    About as many products for each: those of the first ``gates`` slots are multiplied with so many ``inputs``, of the
+    last ``gates`` with so many numbers of ``hidden``.
+    """
+    done, total = 0, panels.gates * vectors * (inputs + hidden)
+    begin, end = 0, 0
+    for m in range(panels.sums * vectors):
+        begin += done * mine.members < total * mine.member
+        end += done * mine.members < total * (mine.member + 1)
+        if m < panels.gates * vectors:
+            done += inputs
+        if m >= (panels.sums - panels.gates) * vectors:
+            done += hidden
+    return begin, end
+
+
+@kernel
+def add_outer(panels, count, begin, end, factors, slabs, total, work):
+    """total[0, m, k] += sum over rows r < count of factors[m][r] * slabs[k][r], for vectors [begin, end) of m.
+
+    ``factors`` and ``slabs`` are addresses of slabs, the former of vector ``begin``.
+    """
+    item, W, columns = total.itemsize, work.slabs.shape[2], total.shape[2]
+    step = CHUNK * W
+    for k in range(0, columns, NV * W):
+        for m in range(begin, end):
+            to = address(total) + (m * W * columns + k) * item
+            factor = factors + (m - begin) * step * item
+            outer_tile(panels, count, factor, slabs + k * CHUNK * item, step, to, columns, total.shape[1] * columns)
 
 
 @kernel
@@ -116,9 +153,8 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
     A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
     don't depend on the number of members.
     """
-    xs, hs, ms, dxs = work.tables[0], work.tables[1], work.tables[2], work.tables[3]
-    masks, nothing = work.tables[4], work.tables[5]
-    item, stride, slot = saved.itemsize, saved.strides[0], panels.slot * saved.itemsize
+    xs, hs, ms, dxs, masks = work.tables[0], work.tables[1], work.tables[2], work.tables[3], work.tables[4]
+    item, stride, W = saved.itemsize, saved.strides[0], work.slabs.shape[2]
     at = address(saved) + first * stride
 
     begin, end = share(count, mine.member, mine.members)
@@ -130,26 +166,42 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
         else:
             copy_row(panels, dxs[r], row, panels.I)
 
-    width = panels.gates * panels.slot
-    add_outer(panels, mine, count, at, stride, width, xs, nothing, panels.I, totals.w_ih, work)
-    hidden = at + (panels.sums - panels.gates) * slot
-    add_outer(panels, mine, count, hidden, stride, width, hs, masks, panels.K, totals.w_hh, work)
-    if panels.projected:
-        to, height = totals.w_hr, totals.w_hr.shape[1]
-        add_outer(panels, mine, count, at + stride - slot, stride, height, ms, nothing, panels.H, to, work)
-
+    step, line = CHUNK * W, W * item
+    inputs, hidden, factors = totals.w_ih.shape[2], totals.w_hh.shape[2], address(work.factors)
+    x_slabs = address(work.slabs)
+    h_slabs = x_slabs + inputs * CHUNK * item
+    for r in range(count):
+        spread_row(panels, x_slabs + r * line, step, xs[r], panels.I)
+        spread_row(panels, h_slabs + r * line, step, hs[r], panels.K)
+        if masks[r] != 0:
+            multiply_slabs(panels, h_slabs + r * line, step, masks[r], panels.K)
+    vectors = panels.slot // W
+    to_x, from_h = panels.gates * vectors, (panels.sums - panels.gates) * vectors
+    begin, end = own_sums(panels, inputs, hidden, vectors, mine)
+    for m in range(begin, end, GROUP):
+        n = min(GROUP, end - m)
+        gather_slabs(panels, n, count, at + m * line, stride, factors, address(work.bias) + m * line)
+        add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, work)
+        skip = max(from_h - m, 0)
+        hidden_factors = factors + skip * step * item
+        add_outer(panels, count, m + skip - from_h, m + n - from_h, hidden_factors, h_slabs, totals.w_hh, work)
     # A chunk is summed by itself first, as in ``outer``.
-    begin, end = share(work.bias.size, mine.member, mine.members)
-    work.bias[begin:end] = 0
-    for r in range(first, first + count):
-        for m in range(begin, end):
-            work.bias[m] += saved[r, m]
-    for m in range(begin, end):
+    for m in range(begin * W, end * W):
         total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
         new = total + more
         left = more - (new - total)
         totals.bias[0, m] = new
         totals.bias[1, m] = left if math.isfinite(left) else type(left)(0)
+
+    if panels.projected:
+        for r in range(count):
+            spread_row(panels, x_slabs + r * line, step, ms[r], panels.H)
+        begin, end = share(totals.w_hr.shape[1] // W, mine.member, mine.members)
+        for m in range(begin, end, GROUP):
+            n = min(GROUP, end - m)
+            source = at + stride - panels.slot * item + m * line
+            gather_slabs(panels, n, count, source, stride, factors, address(work.bias))
+            add_outer(panels, count, m, m + n, factors, x_slabs, totals.w_hr, work)
 
 
 @kernel
@@ -176,7 +228,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
     steps = x.shape[0]
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
-    work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.slab[q], rooms.bias[q], rooms.zeros)
+    work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.factors[q], rooms.bias[q], rooms.zeros)
     n, filled = nought(), nought()
     for s in range(begin, end):
         now = steps - 1 - s if when.reverse else s

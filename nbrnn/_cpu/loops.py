@@ -88,7 +88,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     sums = own_array(dtype, 3)
     totals = named(_gradients.Totals, sums, sums, sums, work)
     tables, zeros = own_array(np.int64, 3), own_array(dtype, 1)
-    rooms = named(_gradients.Work, tables, sums, own_array(dtype, 4), sums, work, zeros)
+    rooms = named(_gradients.Work, tables, sums, own_array(dtype, 4), own_array(dtype, 4), work, zeros)
     steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 3, False)
     return compiled(
         _gradients.gradients,

@@ -18,6 +18,9 @@ from .isa import Lanes, accumulators
 #: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
 NV = 2
 
+#: Bytes of a cache line.
+LINE = 64
+
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
     """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, then fewer."""
@@ -119,6 +122,11 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
     rows = min(8, e.W, accumulators(e.lanes) // NV)
     for first in range(0, e.W, rows):
         outs = [c + c_stride * (first + m) for m in range(rows)]
+        # The sums so far of a large matrix are in no near cache: they may come while this loop runs.
+        for out in outs:
+            for v in range(0, NV * e.W * e.size, LINE):
+                out.after(e.integer(v)).expect()
+                (out + rest).after(e.integer(v)).expect()
         sums = [e.vec(0.0)] * (rows * NV)
 
         def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
