@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._cpu.chosen import Chosen
 from ._engine.batch import Batch
 from ._memory import SURELY, require
 
@@ -20,11 +21,12 @@ Array = NDArray[Any]
 class Call:
     """The arguments of one call, checked; sequences are (T, B, ...), states batched and ours to change."""
 
-    x: Array
+    x: Any  # an array, or Chosen
     h: Array  # (L * D, B, K)
     c: Array  # (L * D, B, E * H)
     batch: Batch
     batched: bool
+    dx_shape: tuple[int, ...]  #: as the user sees it; of what x is chosen from, if it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +81,16 @@ class Axes:
 
     def call(self, x: Any, state: Any, lengths: Any, resets: Any) -> Call:
         """The arguments of a call, or an error that names the one that is wrong."""
-        x, batched = self.sequences(_check.array(x, "x", self.dtype))
+        given = x if isinstance(x, Chosen) else _check.array(x, "x", self.dtype)
+        x, batched = self.sequences(given)
         steps, size = x.shape[:2]
         lengths, resets = self.limits(lengths, resets, steps, size, batched)
         states = 2 * self.L * self.D * size * (self.K + self.E * self.H)  # those before and after
         if states >= SURELY:
             require(lambda: f"a batch of {size:,} sequences", self.dtype, states=states)
         h, c = self.states(state, "state", size, batched)
-        return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched)
+        dx_shape = given.table.shape if isinstance(given, Chosen) else given.shape
+        return Call(x, h, c, Batch.of(steps, size, lengths, resets), batched, dx_shape)
 
     def entries(self, state: Any, name: str, arrays: str, is_array: Callable[[Any], bool]) -> list[tuple[str, Any]]:
         """What a state that isn't None consists of, h or h and c: how it is called in errors, and what was given.

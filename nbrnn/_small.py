@@ -50,7 +50,7 @@ def infer(axes: Axes, stack: Stack, x: Array, state: Any) -> tuple[Array, Any] |
     h, c = axes.states(state, "state", ready.size, ready.batched)
     y = np.empty(ready.y_shape, axes.dtype)
     into, net = axes.turn(y, ready.batched), stack.units[0].net
-    ready.run(CALLER, ALONE, net, ready.when, axes.turn(x, ready.batched), into, h[0], c[0], *ready.after)
+    ready.run(CALLER, ALONE, net, ready.when, axes.turn(x, ready.batched), None, into, h[0], c[0], *ready.after)
     if len(kept) < MOST:
         kept[x.shape] = ready
     return y, axes.user_state(h, c, ready.batched)

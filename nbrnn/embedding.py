@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _check
+from ._cpu.chosen import Chosen
 from ._cuda.array import DeviceArray
 from ._cuda.rows import ends_of, side_by_side
 from ._cuda.table import add_to_rows, looked_up
 from ._loops.scatter import add_rows
 from ._memory import require
 from ._params import Parameters
-from .module import Seed
-from .stateless import Stateless, inside
+from .module import Gradients, Seed
+from .stateless import Stateless, StatelessTape, inside
 
 Array = NDArray[Any]
 
@@ -100,15 +101,36 @@ class Embedding(Stateless):
             raise TypeError(f"x must be integers, got dtype {x.dtype}; convert it: x.astype(numpy.int64)")
         return _check.array(x, "x", x.dtype)
 
-    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
+    def _index(self, x: Array, ends: Array | None) -> tuple[NDArray[np.int64], Array | None]:
+        """x, checked, as a copy that must not change any more, and which of it counts; 0 for the rest."""
         counts = None if ends is None else inside(ends, len(x))
         if counts is not None:
             x = np.where(counts, x, x.dtype.type(0))
         if x.size and not (x.min() >= 0 and x.max() < self.num_embeddings):
             raise ValueError(f"x must lie in 0..{self.num_embeddings - 1}, got {x.min()}..{x.max()}")
+        return x.astype(np.int64), counts
+
+    def _choose(self, x: Any, state: Any, lengths: Any) -> tuple[Chosen, StatelessTape]:
+        """As ``forward``, but y as a choice out of the vectors; goes back by ``_back_to_choices``."""
+        index, counts = self._index(*self._enter(x, state, lengths))
+        y = Chosen(np.asarray(self.params["weight"]), index)
+        return y, StatelessTape(self, y, (index, counts))  # type: ignore[arg-type]
+
+    def _back_to_choices(self, tape: Any, dweight: Array, retain: bool) -> Gradients:
+        """As ``backward``, from the gradient for the vectors, which becomes its result."""
+        with tape._lock:
+            tape._check(self)
+            if self.padding_idx is not None:
+                dweight[self.padding_idx] = 0
+            if not retain:
+                tape._consume()
+        flat = dweight.reshape(-1)
+        return Gradients(None, None, self._parameters.views_of(flat), flat)
+
+    def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
         y_size = x.size * self.embedding_dim
         require(lambda: f"Embedding for x of shape {x.shape}", self.dtype, y=y_size)
-        index = x.astype(np.int64)  # a copy: what the way back adds to must not change
+        index, counts = self._index(x, ends)
         # It has been checked: clipping spares NumPy doing so.
         y = np.asarray(self.params["weight"]).take(index, axis=0, mode="clip")
         if counts is not None:

@@ -19,7 +19,9 @@ from . import _check
 from ._cuda.array import DeviceArray
 from ._params import Parameters
 from ._place import Place, place_of
+from .embedding import Embedding
 from .module import Gradients, Module, Seed, Tape
+from .recurrent import Recurrent
 
 Array = NDArray[Any]
 
@@ -149,10 +151,15 @@ class Sequential(Module):
     def _call(self, x: Any, state: Any, lengths: Any, resets: Any) -> tuple[Any, tuple[Any, ...]]:
         states = []
         self._check_used(resets=resets)
-        for part, given in zip(self._parts, self._states(state, "state"), strict=True):
+        for q, (part, given) in enumerate(zip(self._parts, self._states(state, "state"), strict=True)):
             cuts = {"resets": resets} if part._recurrent else {}
-            y, after = part(self._turn(part, x, part._x_axes), given, lengths, **cuts)
-            x, lengths = self._turn(part, y), part._lengths_after(lengths)
+            own = self._turn(part, x, part._x_axes)
+            chooser = self._chooser(own) if q == 0 else None
+            if chooser is not None:
+                x, after = chooser._choose(own, given, lengths)[0], None
+            else:
+                x, after = part(own, given, lengths, **cuts)
+            x, lengths = self._turn(part, x), part._lengths_after(lengths)
             states.append(after)
         return x, tuple(states)
 
@@ -205,15 +212,34 @@ class Sequential(Module):
     def _forward(
         self, x: Any, state: Any, lengths: Any, resets: Any, rng: Seed, checkpoint: int | str | None
     ) -> tuple[Any, tuple[Any, ...], SequentialTape]:
-        states, tapes = [], []
+        states: list[Any] = []
+        tapes: list[Tape] = []
+        chosen = False
         self._check_used(resets=resets, checkpoint=checkpoint)
-        for part, given in zip(self._parts, self._states(state, "state"), strict=True):
+        for q, (part, given) in enumerate(zip(self._parts, self._states(state, "state"), strict=True)):
             more = {"resets": resets, "checkpoint": checkpoint} if part._recurrent else {}
-            y, after, tape = part.forward(self._turn(part, x, part._x_axes), given, lengths, rng=rng, **more)
-            x, lengths = self._turn(part, y), part._lengths_after(lengths)
+            own = self._turn(part, x, part._x_axes)
+            chooser = self._chooser(own) if q == 0 else None
+            if chooser is not None:
+                (x, own_tape), after, chosen = chooser._choose(own, given, lengths), None, True
+                tapes.append(own_tape)
+            else:
+                x, after, tape = part.forward(own, given, lengths, rng=rng, **more)
+                tapes.append(tape)
+            x, lengths = self._turn(part, x), part._lengths_after(lengths)
             states.append(after)
-            tapes.append(tape)
-        return x, tuple(states), SequentialTape(self, tapes, x)
+        return x, tuple(states), SequentialTape(self, tapes, x, chosen)
+
+    def _chooser(self, x: Any) -> Embedding | None:
+        """The first part, if that is an Embedding which is to hand the second one a choice out of its vectors."""
+        if len(self._parts) < 2 or not isinstance(x, np.ndarray) or x.ndim != 2:
+            return None
+        first, second = self._parts[:2]
+        if not isinstance(first, Embedding) or not isinstance(second, Recurrent):
+            return None
+        fits = first.embedding_dim == second.input_size and first.dtype == second.dtype
+        fits = fits and self._parameters.machine is None
+        return first if fits and second._stack().takes_choices(x.size, first.num_embeddings) else None
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False, *, stream: Any = None
@@ -287,8 +313,11 @@ class Sequential(Module):
         states: list[Any] = []
         end = self._parameters.size
         given = self._states(dstate, "dstate")
-        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
-            grads = part.backward(own, self._turn(part, dy), after, retain)
+        for q, (part, own, after) in reversed(list(enumerate(zip(self._parts, tape.tapes, given, strict=True)))):
+            if q == 0 and tape.chosen:
+                grads = part._back_to_choices(own, dy, retain)
+            else:
+                grads = part.backward(own, self._turn(part, dy), after, retain)
             dy = self._turn(part, grads.x)
             states.insert(0, grads.state)
             put(slice(end - grads.flat.size, end), grads.flat)
@@ -354,9 +383,11 @@ class SequentialTape(Tape):
     #: Where it is kept; None: on the CPU.
     place: Place | None = None
 
-    def __init__(self, module: Module, tapes: list[Tape], y: Array) -> None:
+    def __init__(self, module: Module, tapes: list[Tape], y: Array, chosen: bool) -> None:
         super().__init__(module)
         self.tapes, self.y_shape, self.dtype = tapes, y.shape, y.dtype
+        #: Whether the first part handed on a choice, and gets back the gradient for what it chose from.
+        self.chosen = chosen
 
     def _release(self) -> None:
         del self.tapes

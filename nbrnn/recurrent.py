@@ -292,7 +292,7 @@ class Recurrent(Module):
         base = np.empty(shape, self.dtype)
         record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
         base.flags.writeable = False
-        tape = RecurrentTape(self, stack, record, call.batched, np.shape(x), shape)
+        tape = RecurrentTape(self, stack, record, call.batched, call.dx_shape, shape)
         return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
 
     def _drops(self, rng: np.random.Generator) -> tuple[Drop | None, RecurrentDrop | None]:
@@ -356,7 +356,7 @@ class Recurrent(Module):
             dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
             flat = np.empty(self._parameters.size, self.dtype)
             try:
-                into = self._axes.turn(dx, tape.batched)
+                into = dx if record.chosen else self._axes.turn(dx, tape.batched)
                 tape.stack.back(record, dy, into, list(dh), list(dc), flat, retain)
             finally:
                 if not retain:

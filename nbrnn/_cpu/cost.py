@@ -51,6 +51,11 @@ PIECE, PIECE_ABREAST = 0.05, 0.01
 FEW_ROWS, SOME_INPUTS, MORE_ROWS, ROWS_AHEAD, BYTES_AHEAD = 4, 16, 33, 256, 2**19
 
 
+#: How often each row of a table must be chosen, on average, for its sums to be computed beforehand, and how many bytes
+#: those may be: what comes from a far cache comes no sooner than it is computed.
+OFTEN, BYTES_OF_CHOICES = 4, 2**21
+
+
 class Work(NamedTuple):
     """What a step does with each row."""
 
@@ -131,6 +136,13 @@ def rows_ahead(rows: int, inputs: int, weights: int, sums: int) -> int:
     large = rows < MORE_ROWS and weights > OWN_SIZE
     ahead = max(2 * rows, min(ROWS_AHEAD, BYTES_AHEAD // sums))
     return ahead if rows > 0 and (few or large) and ahead * sums <= 2 * BYTES_AHEAD else 0
+
+
+def worth_choosing(rows: int, choices: int, sums: int) -> bool:
+    """Whether to compute what each of so many rows of a table adds to the sums, rather than for each row of x, which is
+    one of those; ``sums`` are the bytes of one.
+    """
+    return OFTEN * choices <= rows and choices * sums <= BYTES_OF_CHOICES
 
 
 def cuts(plan: Plan, steps: int, first: int) -> list[int]:

@@ -113,16 +113,16 @@ class Form:
 
     # What the loops work in: may be used again, for the same number of sequences.
 
-    def forward_workspace(self, batch: int) -> tuple[Array, ...]:
-        """For ``forward``."""
+    def forward_workspace(self, batch: int, choices: int = 0) -> tuple[Array, ...]:
+        """For ``forward``; with so many rows that x is chosen from."""
         z, sums = self.sizes, self.cell.sums() * self.sizes.Hp
         item, work = self.dtype.itemsize, self.work_forward
-        ahead = cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
+        ahead = choices or cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
         return (
             aligned_zeros((2, batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
-            aligned((workers.most(self.sizes.J), max(batch, ahead)), np.int64),
+            aligned((2, workers.most(self.sizes.J), max(batch, ahead)), np.int64),
             aligned((ahead, sums), self.dtype),
         )
 
@@ -148,13 +148,17 @@ class Form:
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
             aligned((members, gradients.GROUP, chunk, z.W), self.dtype),
             aligned((members, self.cell.sums() * z.Hp), self.dtype),
-            aligned_zeros((self.K,), self.dtype),
+            aligned_zeros((max(self.I, self.K),), self.dtype),
         )
 
     def new_sums(self) -> Sums:
         """Memory to sum the gradients of the weights in, not yet zero."""
         vector = aligned((sum(map(math.prod, self._totals.values())),), self.dtype)
         return Sums(vector, gradients.Totals(**views(vector, self._totals)))
+
+    def sums_of_choices(self, choices: int) -> Array:
+        """Memory to sum what comes of each of so many rows that x is chosen from, not yet zero."""
+        return aligned((2, choices, len(self.cell.gates) * self.sizes.Hp), self.dtype)
 
     @functools.cached_property
     def _totals(self) -> Shapes:
@@ -173,6 +177,11 @@ class Form:
     def no_masks(self) -> Array:
         """For a pass in which h enters W_hh as it is."""
         return np.empty((0, 0, 0), self.dtype)
+
+    @functools.cached_property
+    def no_inputs(self) -> Array:
+        """For inputs that are chosen."""
+        return np.empty((0, 0, self.I), self.dtype)
 
     # What there is to do.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._kernel import kernel
 from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
-from .steps import biases, columns_of_step, is_projected, project, step, sum_inputs
+from .steps import biases, columns_of_step, is_projected, layout, project, step, sum_inputs
 from .team import assemble, meet, nought, offer, part_ways, seats
 
 
@@ -14,6 +14,24 @@ def list_rows(when, x, now, n, table, at):
     """Addresses of the n rows of x at a time, into a table."""
     for i in range(n):
         table[at + i] = address(x) + now * x.strides[0] + when.order[when.first + i] * x.strides[1]
+
+
+@kernel
+def list_starts(when, index, now, n, start, stride, starts):
+    """Addresses of what the sums of n rows start from, ``stride`` apart: one after another, or as ``index`` says."""
+    for i in range(n):
+        row = i
+        if index is not None:
+            row = index[now, when.order[when.first + i]]
+        starts[i] = start + row * stride
+
+
+@kernel
+def sum_choices(net, x, tables, ahead):
+    """What each of the V rows of x (V, I), from which the inputs are chosen, adds to the sums, into ``ahead``."""
+    for v in range(len(x)):
+        tables[0, 0, v] = address(x) + v * x.strides[0]
+    sum_inputs(net, 0, layout(net)[2], len(x), address(tables), address(ahead))
 
 
 @kernel
@@ -33,7 +51,7 @@ def fill(when, x, s, rooms, running_now, table):
 
 
 @kernel
-def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_work, xs, ahead):
+def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_work, m_work, tables, ahead):
     """Run a stretch of time of one layer and direction.
 
     Parameters
@@ -43,8 +61,10 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
     team : Team
     net : network (forward buffer)
     when : When
-    x, y : (steps, B, I) inputs and (steps, B, K) outputs, contiguous in the inner axis; y is written, 0 past a
-        sequence's end
+    x : (steps, B, I) inputs, contiguous in the inner axis
+    index : (steps, B), or None
+        If x is chosen: which of the rows that ``sum_choices`` has summed it is at each step; x isn't read.
+    y : (steps, B, K) outputs, contiguous in the inner axis; written, 0 past a sequence's end
     h : (B, K) hidden state before and, written, after
     c : (B, E * H) what else the cell carries, before and after
     masks : (3, B, Kp), or of size 0
@@ -52,20 +72,20 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
         such products, beside ``h_work``.  Of size 0: h enters as it is.
     saved : (rows, slots * Hp) or None
         One row for each step of each sequence, in the order they are run.
-    h_work, c_work, m_work, xs : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (members abreast, rows) for
+    h_work, c_work, m_work, tables : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (2, members abreast, rows) for
         addresses, with as many rows as B and ``ahead`` have
     ahead : workspace (rows, S * Hp)
         Room for what the inputs of several steps add to the sums, to be computed at once, if a member's sequences
-        fit in its part of it; else each step computes its own.
+        fit in its part of it; else each step computes its own.  Or what ``sum_choices`` has left.
     """
     if seat.members == 0:
         seat = assemble(team, offer())
-    steps, batch, _ = x.shape
+    steps, batch, _ = y.shape
     K, H = net.K, net.H
     item = x.itemsize
     h_row, c_row = h_work.shape[2] * item, c_work.shape[1] * item
 
-    group, groups, place, size = seats(seat, min(team.abreast, xs.shape[0]))
+    group, groups, place, size = seats(seat, min(team.abreast, tables.shape[1]))
     if group == groups:
         return  # one member too many: the others do all
     friends, times = group * size, nought()
@@ -78,9 +98,10 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
     masked, at_mask = masks.size > 0, address(masks)
     apart = at_mask + batch * h_row - address(h_work) if masked else 0
     rooms = ahead.shape[0] // groups
-    if steps == 1 or rooms < when.last - when.first:
+    if index is not None or steps == 1 or rooms < when.last - when.first:
         rooms = 0
-    table = xs[place, group * rooms if rooms > 0 else when.first :]
+    table = tables[0, place, group * rooms if rooms > 0 else when.first :]
+    starts = tables[1, place, when.first :]
 
     if place == 0:
         gather(net, when, h, K, h_work[0])
@@ -93,8 +114,11 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
                     multiply_padded(net, at_h + apart, at_h, mask, K)
     times = meet(seat, friends, size, times)
     running_now, kept = nought(), 0
-    start, start_stride, inputs = biases(net), 0, net.I
-    ready, done = nought(), 0
+    start, stride, inputs = address(ahead) + group * rooms * ahead.strides[0], ahead.strides[0], 0
+    if index is None and rooms == 0:
+        start, stride, inputs = biases(net), 0, net.I
+        list_starts(when, None, 0, when.last - when.first, start, stride, starts)
+    ready, done = nought(), nought()
     for s in range(steps):
         now = steps - 1 - s if when.reverse else s
         running_now = running(when, when.t0 + now, running_now)
@@ -102,17 +126,17 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
         at_y = address(y) + now * y.strides[0] + mine.h * item
         for i in range(n, when.last - when.first):
             zero_row(net, at_y + when.order[when.first + i] * y.strides[1], mine.h_count)
-        if rooms == 0:
+        if index is not None:
+            list_starts(when, index, now, n, start, stride, starts)
+        elif rooms == 0:
             list_rows(when, x, now, n, table, 0)
         else:
             if s == ready:
                 ready, filled = fill(when, x, s, rooms, running_now, table)
-                start = address(ahead) + group * rooms * ahead.strides[0]
                 sum_inputs(net, mine.c, mine.c_count, filled, address(table), start)
-                start_stride, inputs = ahead.strides[0], 0
-            else:
-                start += done * start_stride
-            done = n
+                done = 0
+            list_starts(when, None, now, n, start + done * stride, stride, starts)
+            done += n
         was_cut = False
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
@@ -124,9 +148,8 @@ def forward(seat, team, net, when, x, y, h, c, masks, saved, h_work, c_work, m_w
         if was_cut:
             times = meet(seat, friends, size, times)
         at_saved = row_address(saved, kept + when.first)
-        units, at_xs = (mine.c, mine.c_count), address(table)
-        fed = here + apart
-        step(net, *units, s & 1, n, at_xs, inputs, start, start_stride, here, fed, there, at_c, at_m, at_saved)
+        units, rows, fed = (mine.c, mine.c_count), (address(table), address(starts)), here + apart
+        step(net, *units, s & 1, n, *rows, inputs, here, fed, there, at_c, at_m, at_saved)
         if is_projected(net):
             times = meet(seat, friends, size, times)
             project(net, mine.h, mine.h_count, n, at_m, at_saved, there)

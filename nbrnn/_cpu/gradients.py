@@ -41,18 +41,20 @@ class Panels(NamedTuple):
 
 class Totals(NamedTuple):
     """Gradients of the weights in whole tiles: (2, gates * slot, Ip), (2, gates * slot, Kp), (2, Kw, Mp) and
-    (2, S * slot).  [0] are the sums, [1] what rounding has left over.
+    (2, S * slot); and None, or where x is chosen from V rows, of the sums for each of those (2, V, gates * slot).
+    [0] are the sums, [1] what rounding has left over.
     """
 
     w_ih: Any
     w_hh: Any
     w_hr: Any
     bias: Any
+    chosen: Any = None
 
 
 class Work(NamedTuple):
     """Workspaces, the first five for each member: five tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
-    (vectors, CHUNK, W) of what is multiplied and (GROUP, CHUNK, W) of what with, sums, and zeros (K,).
+    (vectors, CHUNK, W) of what is multiplied and (GROUP, CHUNK, W) of what with, sums, and zeros, I and K at least.
     """
 
     tables: Any
@@ -64,9 +66,8 @@ class Work(NamedTuple):
 
 
 @primitive
-def dx_rows(e, panels, n, dsums, out, out_stride):
+def dx_rows(e, panels, n, dsums, stride, out, out_stride):
     """n rows of dx: gradients of the sums times W_ih."""
-    stride = panels.slots * panels.slot
     tiles.product(
         e,
         n,
@@ -112,6 +113,13 @@ def gather_slabs(e, panels, vectors, count, source, stride, to, sums):
     tiles.each_tile(vectors, (GROUP, 1), some)
 
 
+@primitive
+def add_row_kept(e, panels, to, rest, source, n):
+    """``to[k] += source[k]`` for whole vectors of n numbers, see ``tiles.add_kept``."""
+    to, source = e.ptr(to), e.ptr(source)
+    e.each(n // e.W, lambda b: tiles.add_kept(to + b * e.W, rest, (source + b * e.W).load()))
+
+
 @kernel
 def own_sums(panels, inputs, hidden, vectors, mine):
     """[begin, end): the vectors of gradients of the sums, of so many to each slot, with which a member multiplies.
@@ -147,31 +155,42 @@ def add_outer(panels, count, begin, end, factors, slabs, total, work):
 
 
 @kernel
-def add_chunk(panels, mine, saved, first, count, add, totals, work):
+def put_dx(panels, begin, end, at, stride, add, work):
+    """Write (or add to) rows [begin, end) of dx, at the addresses in the table; what they come of is ``stride`` bytes
+    apart.
+    """
+    dxs, item, room = work.tables[3], work.dx.itemsize, address(work.dx)
+    dx_rows(panels, end - begin, at + begin * stride, stride // item, room, work.dx.shape[1])
+    for r in range(begin, end):
+        if add:
+            add_row(panels, dxs[r], room, panels.I)
+        else:
+            copy_row(panels, dxs[r], room, panels.I)
+        room += work.dx.shape[1] * item
+
+
+@kernel
+def add_chunk(panels, mine, index, saved, first, count, add, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
 
     A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
     don't depend on the number of members.
     """
-    xs, hs, ms, dxs, masks = work.tables[0], work.tables[1], work.tables[2], work.tables[3], work.tables[4]
+    xs, hs, ms, masks = work.tables[0], work.tables[1], work.tables[2], work.tables[4]
     item, stride, W = saved.itemsize, saved.strides[0], work.slabs.shape[2]
     at = address(saved) + first * stride
-
-    begin, end = share(count, mine.member, mine.members)
-    dx_rows(panels, end - begin, at + begin * stride, address(work.dx), work.dx.shape[1])
-    for r in range(begin, end):
-        row = address(work.dx) + (r - begin) * work.dx.shape[1] * item
-        if add:
-            add_row(panels, dxs[r], row, panels.I)
-        else:
-            copy_row(panels, dxs[r], row, panels.I)
-
-    step, line = CHUNK * W, W * item
-    inputs, hidden, factors = totals.w_ih.shape[2], totals.w_hh.shape[2], address(work.factors)
+    step, line, factors = CHUNK * W, W * item, address(work.factors)
+    inputs, hidden = totals.w_ih.shape[2], totals.w_hh.shape[2]
     x_slabs = address(work.slabs)
     h_slabs = x_slabs + inputs * CHUNK * item
+    if index is None:
+        begin, end = share(count, mine.member, mine.members)
+        put_dx(panels, begin, end, at, stride, add, work)
+        for r in range(count):
+            spread_row(panels, x_slabs + r * line, step, xs[r], panels.I)
+    else:
+        inputs = 0  # to be multiplied here
     for r in range(count):
-        spread_row(panels, x_slabs + r * line, step, xs[r], panels.I)
         spread_row(panels, h_slabs + r * line, step, hs[r], panels.K)
         if masks[r] != 0:
             multiply_slabs(panels, h_slabs + r * line, step, masks[r], panels.K)
@@ -181,10 +200,16 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
     for m in range(begin, end, GROUP):
         n = min(GROUP, end - m)
         gather_slabs(panels, n, count, at + m * line, stride, factors, address(work.bias) + m * line)
-        add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, work)
+        if index is None:
+            add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, work)
         skip = max(from_h - m, 0)
         hidden_factors = factors + skip * step * item
         add_outer(panels, count, m + skip - from_h, m + n - from_h, hidden_factors, h_slabs, totals.w_hh, work)
+    if index is not None:
+        n, rest = max(min(end, to_x) - begin, 0) * W, totals.chosen.shape[1] * totals.chosen.shape[2]
+        to = address(totals.chosen) + begin * line
+        for r in range(count):
+            add_row_kept(panels, to + xs[r] * totals.chosen.strides[1], rest, at + r * stride + begin * line, n)
     # A chunk is summed by itself first, as in ``outer``.
     for m in range(begin * W, end * W):
         total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
@@ -205,8 +230,11 @@ def add_chunk(panels, mine, saved, first, count, add, totals, work):
 
 
 @kernel
-def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add, saved, totals, rooms):
+def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, dx, add, saved, totals, rooms):
     """Add steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
+
+    Where x is chosen, what comes of x is only summed here for each row that there is to choose from: what becomes of
+    that see ``gradients_of_choices``.
 
     Parameters
     ----------
@@ -215,7 +243,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
     when : When
     begin, end : steps [begin, end) in the order they were run
     row : where those begin in ``saved``
-    x, y : (steps, B, I), (steps, B, K) of the forward run, contiguous in the inner axis
+    x, index, y : of the forward run
     h : (B, K) the state it began with
     masks : as for ``forward``
     dx : (steps, B, I), for running sequences written or, with ``add``, added to
@@ -225,7 +253,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
     """
     if seat.members == 0:
         seat = assemble(team, offer())
-    steps = x.shape[0]
+    steps = y.shape[0]
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
     work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.factors[q], rooms.bias[q], rooms.zeros)
@@ -236,7 +264,10 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
         n = running(when, t, n)
         for i in range(n):
             b = when.order[i]
-            work.tables[0, filled] = address(x) + now * x.strides[0] + b * x.strides[1]
+            if index is None:
+                work.tables[0, filled] = address(x) + now * x.strides[0] + b * x.strides[1]
+            else:
+                work.tables[0, filled] = index[now, b]
             if cut(when, t, i):
                 work.tables[1, filled] = address(work.zeros)
             elif first_step(when, t, i, steps):
@@ -250,8 +281,40 @@ def gradients(seat, team, panels, when, begin, end, row, x, y, h, masks, dx, add
             filled += 1
             row += 1
             if filled == CHUNK:
-                add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
+                add_chunk(panels, seat, index, saved, row - filled, filled, add, totals, work)
                 filled = 0
     if filled > 0:
-        add_chunk(panels, seat, saved, row - filled, filled, add, totals, work)
+        add_chunk(panels, seat, index, saved, row - filled, filled, add, totals, work)
     part_ways(seat)
+
+
+@kernel
+def gradients_of_choices(panels, x, dx, add, totals, rooms):
+    """Add what comes of x, of which each of V rows may have been chosen many times, and write (or add to) dx.
+
+    The products are those of V rows: how often each was chosen doesn't matter any more.
+
+    Parameters
+    ----------
+    panels : Panels
+    x, dx : (V, I), contiguous in the inner axis
+    add, totals, rooms : as for ``gradients``
+    """
+    work = Work(rooms.tables[0], rooms.dx[0], rooms.slabs[0], rooms.factors[0], rooms.bias[0], rooms.zeros)
+    item, W, stride, slabs = x.itemsize, work.slabs.shape[2], totals.chosen.strides[1], address(work.slabs)
+    width = totals.chosen.shape[2]
+    for first in range(0, len(x), CHUNK):
+        count, at = min(CHUNK, len(x) - first), address(totals.chosen) + first * stride
+        for r in range(count):
+            source = address(work.zeros)
+            for m in range(width):
+                if totals.chosen[0, first + r, m] != 0:  # what was never chosen has no influence, not even NaN
+                    source = address(x) + (first + r) * x.strides[0]
+                    break
+            spread_row(panels, slabs + r * W * item, CHUNK * W, source, panels.I)
+            work.tables[3, r] = address(dx) + (first + r) * dx.strides[0]
+        put_dx(panels, 0, count, at, stride, add, work)
+        for m in range(0, width // W, GROUP):
+            n = min(GROUP, width // W - m)
+            gather_slabs(panels, n, count, at + m * W * item, stride, address(work.factors), address(work.bias))
+            add_outer(panels, count, m, m + n, address(work.factors), slabs, totals.w_ih, work)

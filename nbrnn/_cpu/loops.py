@@ -45,8 +45,10 @@ def net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> 
 
 
 @cached
-def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool) -> Callable[..., None]:
-    """The compiled ``forward`` that keeps what ``backward`` needs, or the one that doesn't."""
+def forward_kernel(
+    cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes], keep: bool, chosen: bool = False
+) -> Callable[..., None]:
+    """The compiled ``forward`` that keeps what ``backward`` needs, or doesn't; for inputs that are chosen, or not."""
     x, state, work = any_array(dtype, 3), any_array(dtype, 2, False), own_array(dtype, 2)
     saved = work if keep else types.none
     return compiled(
@@ -57,6 +59,7 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
             net_type(cell, dtype, lanes),
             _WHEN,
             x,
+            _index(chosen),
             any_array(dtype, 3, False),
             state,
             state,
@@ -65,10 +68,17 @@ def forward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes
             own_array(dtype, 3),
             work,
             work,
-            own_array(np.int64, 2),
+            own_array(np.int64, 3),
             work,
         ),
     )
+
+
+@cached
+def sum_choices_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``sum_choices``."""
+    given = (any_array(dtype, 2), own_array(np.int64, 3), own_array(dtype, 2))
+    return compiled(_forward.sum_choices, (net_type(cell, dtype, lanes), *given))
 
 
 @cached
@@ -80,20 +90,35 @@ def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lane
 
 
 @cached
-def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
-    """The compiled ``gradients``: the same for all cells."""
-    x, work = any_array(dtype, 3), own_array(dtype, 2)
+def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool = False) -> Callable[..., None]:
+    """The compiled ``gradients``, the same for all cells; and for x that is chosen."""
+    x, work, sums = any_array(dtype, 3), own_array(dtype, 2), own_array(dtype, 3)
+    panels, totals, rooms = _of_gradients(dtype, lanes, chosen)
+    steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 2 if chosen else 3, False)
+    given = (x, _index(chosen), x, state, sums, dx, types.boolean, work)
+    return compiled(_gradients.gradients, (_SEAT, _TEAM, panels, _WHEN, *steps, *given, totals, rooms))
+
+
+@cached
+def choices_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``gradients_of_choices``."""
+    panels, totals, rooms = _of_gradients(dtype, lanes, True)
+    x, dx = any_array(dtype, 2), any_array(dtype, 2, False)
+    return compiled(_gradients.gradients_of_choices, (panels, x, dx, types.boolean, totals, rooms))
+
+
+def _of_gradients(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool) -> tuple[Any, Any, Any]:
+    """Types of Panels, Totals and Work."""
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
     panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
-    sums = own_array(dtype, 3)
-    totals = named(_gradients.Totals, sums, sums, sums, work)
-    tables, zeros = own_array(np.int64, 3), own_array(dtype, 1)
-    rooms = named(_gradients.Work, tables, sums, own_array(dtype, 4), own_array(dtype, 4), work, zeros)
-    steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 3, False)
-    return compiled(
-        _gradients.gradients,
-        (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, sums, dx, types.boolean, work, totals, rooms),
-    )
+    work, sums, slabs = (own_array(dtype, n) for n in (2, 3, 4))
+    totals = named(_gradients.Totals, sums, sums, sums, work, sums if chosen else types.none)
+    rooms = named(_gradients.Work, own_array(np.int64, 3), sums, slabs, slabs, work, own_array(dtype, 1))
+    return panels, totals, rooms
+
+
+def _index(chosen: bool) -> Any:
+    return any_array(np.dtype(np.int64), 2) if chosen else types.none
 
 
 @cached

@@ -5,6 +5,7 @@ Workspaces are in *slots order*: row i is the i-th sequence that is still runnin
 
 ========  ===================  ==========================================================================
 xs        table                addresses of rows of x, I numbers each
+starts    table                addresses of what the sums start from, [J][S][U] numbers each
 h, h_new  [n][Kp]              hidden state before and after the step
 fed       [n][Kp]              what of h enters W_hh: h itself, or h times a mask
 c         [n][E][Hp]           what else the cell carries, in place (E = 1 for the LSTM, 0 for others)
@@ -133,16 +134,16 @@ def sum_inputs(e, net, first, count, n, xs, to):
 
 
 @primitive
-def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, fed, h_new, c, m, saved):
+def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m, saved):
     """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
 
-    Units [first, first + count), whole blocks of them; ``down``: 1 to begin with the last.  The sums start from the
-    rows at ``start``, so many bytes apart: those that ``sum_inputs`` has left, with ``inputs`` = 0, or the biases
-    (``biases``), 0 apart, with ``inputs`` = I.  The result is the same to the bit.
+    Units [first, first + count), whole blocks of them; ``down``: 1 to begin with the last.  The sums start from what
+    ``sum_inputs`` has left, with ``inputs`` = 0, or from the biases (``biases``), with ``inputs`` = I.  The result is
+    the same to the bit.
     """
     cell, z = _known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
-    xs, start, h, fed, c, w = e.ptr(xs), e.ptr(start), e.ptr(h), e.ptr(fed), e.ptr(c), net.w
+    xs, starts, h, fed, c, w = e.ptr(xs), e.ptr(starts), e.ptr(h), e.ptr(fed), e.ptr(c), net.w
     keep = None if saved is None else e.ptr(saved)
     if not cell.projected:
         out, out_stride = e.ptr(h_new), z.Kp
@@ -158,7 +159,7 @@ def step(e, net, first, count, down, n, xs, inputs, start, start_stride, h, fed,
         from_h = w + (z.from_h + j * (net.K * (G * z.U)))
 
         def tile(i: Int, size: int) -> None:
-            begun = [start.after((i + r) * start_stride) + j * (S * z.U) for r in range(size)]
+            begun = [starts.address_at(i + r) + j * (S * z.U) for r in range(size)]
             sums = [[at.load(q * e.W) for q in range(S * blocks)] for at in begun]
             rows = [xs.address_at(i + r) for r in range(size)]
             given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs)

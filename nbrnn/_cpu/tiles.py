@@ -137,9 +137,13 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
 
         sums = e.loop(count, sums, body)
         for q, s in enumerate(sums):
-            at = outs[q // NV] + q % NV * e.W
-            total, more = at.load(), s + (at + rest).load()
-            new = total + more
-            left = more - (new - total)
-            at.store(new)
-            (at + rest).store(abs(left).if_less(math.inf, left, 0.0))
+            add_kept(outs[q // NV] + q % NV * e.W, rest, s)
+
+
+def add_kept(at: Ptr, rest: Int, value: Vec) -> None:
+    """Add to sums what ``outer`` adds to them."""
+    total, more = at.load(), value + (at + rest).load()
+    new = total + more
+    left = more - (new - total)
+    at.store(new)
+    (at + rest).store(abs(left).if_less(math.inf, left, 0.0))

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from .._memory import aligned_zeros
 from . import cost, workers
 from . import dropout as _dropout
+from .chosen import Chosen
 from .form import Form, Packed, Sums
-from .loops import backward_kernel, dropout_kernel, forward_kernel, gradients_kernel
+from .loops import (
+    backward_kernel,
+    choices_kernel,
+    dropout_kernel,
+    forward_kernel,
+    gradients_kernel,
+    sum_choices_kernel,
+)
 from .moves import move_kernel
 from .schedule import When
 from .team import CALLER, Team
@@ -93,7 +101,7 @@ class Unit:
     def forward(
         self,
         when: When,
-        x: Array,
+        x: Array | Chosen,
         y: Array,
         h: Array,
         c: Array,
@@ -102,18 +110,20 @@ class Unit:
         workspace: tuple[Array, ...],
     ) -> None:
         """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
-        form = self.form
-        run = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None)
-        net, x, out = self.net, readable(x), writeable(y)
-        plan, alone, team = self._arrange(form.work_forward, len(when.order), len(x))
+        form, net, out, steps = self.form, self.net, writeable(y), len(y)
+        if isinstance(x, Chosen):
+            sum_choices_kernel(form.cell, form.dtype, form.lanes)(net, x.table, *workspace[-2:])
+        run = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None, isinstance(x, Chosen))
+        x, index = (form.no_inputs, x.index) if isinstance(x, Chosen) else (readable(x), None)
+        plan, alone, team = self._arrange(form.work_forward, len(when.order), steps)
         if team is not None:
-            run(CALLER, team, net, when, x, out, h, c, masks, saved, *workspace)
+            run(CALLER, team, net, when, x, index, out, h, c, masks, saved, *workspace)
         else:
             with workers.Sharing(plan, alone) as sharing:
-                for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
+                for part, now, rows in self._pieces(when, plan, cost.cuts(plan, steps, alone)):
                     team = sharing.team(now.stop - now.start)
-                    keep = None if saved is None else saved[rows]
-                    run(CALLER, team, net, part, x[now], out[now], h, c, masks, keep, *workspace)
+                    keep, which = None if saved is None else saved[rows], None if index is None else index[now]
+                    run(CALLER, team, net, part, x[now], which, out[now], h, c, masks, keep, *workspace)
         if out is not y:
             y[...] = out
 
@@ -144,7 +154,7 @@ class Unit:
     def gradients(
         self,
         when: When,
-        x: Array,
+        x: Array | Chosen,
         y: Array,
         h: Array,
         masks: Array,
@@ -155,25 +165,30 @@ class Unit:
         work: Any,
     ) -> None:
         """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
-        form = self.form
-        run = gradients_kernel(form.dtype, form.lanes)
-        panels, x = self.nets_back[1], readable(x)
+        form, panels, steps = self.form, self.nets_back[1], len(y)
+        run = gradients_kernel(form.dtype, form.lanes, isinstance(x, Chosen))
+        x, index = (form.no_inputs, x.index) if isinstance(x, Chosen) else (readable(x), None)
+        given = (x, index, y, h, masks, dx, add, saved, totals, work)
         # Threads may have been allowed since the rooms were made.
         members = min(form.most_for_gradients(), len(work.tables))
         plan = cost.plan_of_gradients(form.work_of_gradients, len(when.order), members)
-        if members == 1 and plan.holds(len(when.order), len(x)):
-            run(CALLER, workers.ALONE, panels, when, 0, len(x), 0, x, y, h, masks, dx, add, saved, totals, work)
+        if members == 1 and plan.holds(len(when.order), steps):
+            run(CALLER, workers.ALONE, panels, when, 0, steps, 0, *given)
             return
         done = row = 0
         # Where these are cut must not depend on threads: the last bits of a sum depend on it.
         with workers.Sharing(plan, 0) as sharing:
-            for now in cost.cuts(plan, len(x), 0):
+            for now in cost.cuts(plan, steps, 0):
                 team = sharing.team(now)
-                run(CALLER, team, panels, when, done, done + now, row, x, y, h, masks, dx, add, saved, totals, work)
-                if done + now < len(x):
-                    start = len(x) - done - now if when.reverse else done
+                run(CALLER, team, panels, when, done, done + now, row, *given)
+                if done + now < steps:
+                    start = steps - done - now if when.reverse else done
                     row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())
                 done += now
+
+    def gradients_of_choices(self, x: Chosen, dx: Array, add: bool, totals: Any, work: Any) -> None:
+        """See ``_cpu.gradients.gradients_of_choices``: what is left to do when all steps have been taken back."""
+        choices_kernel(self.form.dtype, self.form.lanes)(self.nets_back[1], x.table, dx, add, totals, work)
 
     def read_sums(self, sums: Sums, to: Array) -> None:
         """Write the gradients of the parameters, as one vector, from what has been summed."""

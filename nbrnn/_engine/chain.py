@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._cpu.chosen import Chosen
 from .._cpu.dropout import BETWEEN_LAYERS
 from .._cpu.unit import Unit, dropout
 from .._memory import aligned, aligned_copy
@@ -66,7 +67,7 @@ class Pass(NamedTuple):
 class Kept:
     """What each layer of a chain was given, what it gave, and what ``forward`` saved of it, in a stretch of time."""
 
-    inputs: list[Array]
+    inputs: list[Array | Chosen]
     outputs: list[Array]
     saved: list[Array]
 
@@ -87,26 +88,27 @@ class Stretch:
 
 class Room:
     """Memory that a chain runs in, for stretches of at most so many steps, with at most ``rows`` steps of sequences to
-    be saved (None: nothing is saved).
+    be saved (None: nothing is saved), and with ``choices`` rows that its inputs are chosen from (0: they aren't).
     """
 
-    def __init__(self, units: list[Unit], steps: int, size: int, rows: int | None) -> None:
+    def __init__(self, units: list[Unit], steps: int, size: int, rows: int | None, choices: int) -> None:
         forms = [u.form for u in units]
         self.between = [aligned((steps, size, f.K), f.dtype) for f in forms[:-1]]
         self.saved = None if rows is None else [aligned((rows, f.saved_width), f.dtype) for f in forms]
-        self.work = [f.forward_workspace(size) for f in forms]
+        self.work = [f.forward_workspace(size, 0 if q else choices) for q, f in enumerate(forms)]
         self.size = sum(a.nbytes for a in [*self.between, *(self.saved or ()), *itertools.chain(*self.work)])
 
 
 class RoomBack:
     """Memory that the way back runs in."""
 
-    def __init__(self, units: list[Unit], steps: int, size: int) -> None:
+    def __init__(self, units: list[Unit], steps: int, size: int, choices: int) -> None:
         forms = [u.form for u in units]
+        self.choices = forms[0].sums_of_choices(choices)
         self.work = [(f.backward_workspace(size), f.gradients_workspace()) for f in forms]
         self.between = [aligned((steps, size, f.I), f.dtype) for f in forms[1:]]
         arrays = [a for work in self.work for part in work for a in part]
-        self.size = sum(a.nbytes for a in [*self.between, *arrays])
+        self.size = sum(a.nbytes for a in [self.choices, *self.between, *arrays])
 
 
 class Chain:
@@ -130,7 +132,9 @@ class Chain:
             return [u.form.no_masks for u in self.units]
         return [way.drop_recurrent(u, way.batch, self.first + q, self.reverse) for q, u in enumerate(self.units)]
 
-    def run(self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, masks: list[Array], room: Room) -> Kept:
+    def run(
+        self, way: Pass, t0: int, x: Array | Chosen, y: Array, h: States, c: States, masks: list[Array], room: Room
+    ) -> Kept:
         """Run the steps of x into y; states change in place."""
         when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
         rows = 0 if room.saved is None else way.batch.rows(t0, len(x))
@@ -146,13 +150,14 @@ class Chain:
             x = out if way.drop is None or last else way.drop(out, self.first + q, 1, t0)
         return kept
 
-    def infer(self, batch: Batch, x: Array, y: Array, h: States, c: States) -> None:
+    def infer(self, batch: Batch, x: Array | Chosen, y: Array, h: States, c: States) -> None:
         """Run all of x into y, keeping nothing: states change in place."""
         most, between = batch.steps, 0
         if self._between > 0:
             most = between = self.comfortable(batch)
-        key = (self._key, "infer", between, batch.size)
-        room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None))
+        choices = _choices(x)
+        key = (self._key, "infer", between, batch.size, choices)
+        room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None, choices))
         if most >= batch.steps:
             self._through(batch, 0, x, y, h, c, room)
         else:
@@ -160,7 +165,7 @@ class Chain:
                 self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
 
-    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> None:
+    def _through(self, batch: Batch, t0: int, x: Array | Chosen, y: Array, h: States, c: States, room: Room) -> None:
         """Run the steps of x into y as ``run`` does, keeping nothing."""
         when = batch.when(t0, self.reverse)
         for q, unit in enumerate(self.units):
@@ -173,7 +178,7 @@ class Chain:
         return max(1, min(batch.steps, 2**18 // max(1, batch.size * self._between)))
 
     def record(
-        self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]
+        self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]
     ) -> tuple[list[Stretch], Callable[[], None]]:
         """Run all of x into y, keeping what the way back needs; states change in place.
 
@@ -182,8 +187,9 @@ class Chain:
         made, batch, masks = [], way.batch, self.masks(way)
         most = max(1, min(way.checkpoint or batch.steps, batch.steps))
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
-        key = (self._key, "record", most, batch.size, rows)
-        room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows))
+        choices = _choices(x)
+        key = (self._key, "record", most, batch.size, rows, choices)
+        room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows, choices))
         for t0, steps in self.stretches(batch.steps, most):
             now = slice(t0, t0 + steps)
             stretch = Stretch(t0, steps, list(map(np.array, h)), list(map(np.array, c)))
@@ -197,7 +203,7 @@ class Chain:
         self,
         way: Pass,
         stretches: list[Stretch],
-        x: Array,
+        x: Array | Chosen,
         dy: Array | None,
         dx: Array,
         add: bool,
@@ -206,17 +212,26 @@ class Chain:
         totals: list[Any],
         retain: bool,
     ) -> None:
-        """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before."""
+        """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before.
+
+        Where x is chosen, dx is that of what it is chosen from.
+        """
         if not stretches:
             return
         size, most = way.batch.size, max(s.steps for s in stretches)
         members = max(u.form.most_for_gradients() for u in self.units)
-        key = (self._key, "back", most, size, members)
-        back = self.rooms.take(key, lambda: RoomBack(self.units, most, size))
+        key = (self._key, "back", most, size, members, _choices(x))
+        back = self.rooms.take(key, lambda: RoomBack(self.units, most, size, _choices(x)))
+        if isinstance(x, Chosen):
+            back.choices.fill(0)
+            totals = [totals[0]._replace(chosen=back.choices), *totals[1:]]
         works, between, masks = back.work, back.between, self.masks(way)
         again = None
         if way.checkpoint is not None:
-            again = Room(self.units, most, size, most * size), aligned((most, size, self.units[-1].form.K), dx.dtype)
+            again = (
+                Room(self.units, most, size, most * size, _choices(x)),
+                aligned((most, size, self.units[-1].form.K), dx.dtype),
+            )
         for stretch in reversed(stretches):
             t0, steps = stretch.t0, stretch.steps
             now, kept = slice(t0, t0 + steps), stretch.kept
@@ -232,13 +247,15 @@ class Chain:
                 if retain and again is None:
                     saved = aligned_copy(saved)  # the way back works in place
                 unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
-                given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
-                adding = add and q == 0
+                given, gave, adding = kept.inputs[q], kept.outputs[q], add and q == 0
+                into = between[q - 1][:steps] if q > 0 else dx if isinstance(given, Chosen) else dx[now]
                 began = stretch.h[q]
                 unit.gradients(when, given, gave, began, masks[q], into, adding, saved, totals[q], gradients_work)
                 gradient = into
                 if q > 0 and way.drop is not None:
                     gradient = way.drop(into, self.first + q - 1, 1, t0)
+        if isinstance(x, Chosen):
+            self.units[0].gradients_of_choices(x, dx, add, totals[0], works[0][1])
         self.rooms.give(key, back, back.size)
 
     def numbers_kept(self, way: Pass) -> int:
@@ -252,3 +269,8 @@ class Chain:
             form = unit.form
             numbers += rows * form.saved_width + between * form.K + states * (form.K + form.E * form.H)
         return numbers
+
+
+def _choices(x: Array | Chosen) -> int:
+    """How many rows x is chosen from; 0 if it isn't."""
+    return len(x.table) if isinstance(x, Chosen) else 0

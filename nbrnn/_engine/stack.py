@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._cells import Cell
-from .._cpu import isa
+from .._cpu import cost, isa
+from .._cpu.chosen import Chosen
 from .._cpu.form import Form
 from .._cpu.unit import Unit
 from .batch import Batch
@@ -28,9 +29,14 @@ class Record:
     """What one forward pass leaves for the way back."""
 
     way: Pass
-    inputs: list[Array]  # of each level
+    inputs: list[Array | Chosen]  # of each level
     stretches: list[list[list[Stretch]]]  # of each level and direction
     give_back: list[Callable[[], None]]  # their memory
+
+    @property
+    def chosen(self) -> bool:
+        """Whether x is, so that dx is that of what it is chosen from."""
+        return isinstance(self.inputs[0], Chosen)
 
     def __del__(self) -> None:
         for give in self.give_back:
@@ -79,7 +85,12 @@ class Stack:
         """The columns of a direction."""
         return y if self.directions == 1 else y[:, :, direction * self.K : (direction + 1) * self.K]
 
-    def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
+    def takes_choices(self, rows: int, choices: int) -> bool:
+        """Whether x of so many rows is better given as a choice out of so many (``Chosen``) than as it stands."""
+        form = self.parts[0][0]
+        return cost.worth_choosing(rows, choices, form.cell.sums() * form.sizes.Hp * form.dtype.itemsize)
+
+    def infer(self, batch: Batch, x: Array | Chosen, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
         if self.directions == 1:
             self.levels[0][0].infer(batch, x, y, h, c)
@@ -91,7 +102,7 @@ class Stack:
                 chain.infer(batch, x, self._part(out, d), h[own], c[own])
             x = out
 
-    def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> Record:
+    def record(self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]) -> Record:
         """The same, keeping what the way back needs."""
         record = Record(way, [], [], [])
         for n, level in enumerate(self.levels):
