@@ -29,6 +29,9 @@ class Embedding(Stateless):
     (..., embedding_dim).  What stands in x past a sequence's end may be anything.  There is no gradient for indices:
     ``grads.x`` is None, and in a network an Embedding is the first part.
 
+    In a network whose second part is recurrent, and where vectors are chosen often, no vector is looked up: what each adds
+    to that part's sums is computed once (on the CPU).  Nothing else changes, but for last bits of gradients.
+
     On a GPU no error can be raised for what x holds without waiting for it: the vector of an index that is out of range
     is NaN there.
 

@@ -25,6 +25,7 @@ import numpy as np
 import nbrnn
 from nbrnn import _memory, jit
 from nbrnn._cpu import isa, schedule, unit
+from nbrnn._cpu.chosen import Chosen
 from nbrnn._engine import batch
 from tests.cases import DTYPES, KINDS, Case
 from tests.teams import TEAMS, forced
@@ -154,7 +155,8 @@ def guard_package(guarded):
                     replace(module, function, replacement)
             if name not in ("nbrnn._params", "nbrnn._cpu.dropout") and getattr(module, "np", None) is np:
                 replace(module, "np", guarded)
-    for name in ("forward_kernel", "backward_kernel", "gradients_kernel", "dropout_kernel"):
+    kernels = ("forward", "backward", "gradients", "dropout", "sum_choices", "choices")
+    for name in (f"{which}_kernel" for which in kernels):
         replace(unit, name, guarded.watch(getattr(unit, name)))
     replace(jit, "entry", guarded.watch(jit.entry))
     when = batch.Batch.when
@@ -177,6 +179,10 @@ def results(case, out):
     inferred, _ = case.layer(case.user(case.x), out=case.user(out), **case.arguments())
     dh, dc = case.split(grads.state)
     made = [y, h, c, grads.x, dh, dc, grads.flat, inferred]
+    if case.table is not None:
+        x = case.user(Chosen(case.table, case.index))
+        y, h, c, grads = case.train(x=x, rng=case.seed)
+        made += [y, h, c, grads.x, grads.flat, case.layer(x, **case.arguments())[0]]
     if case.D == 1 and case.seed % 5 < 2:
         stream = case.layer.stream(case.B)
         made += [stream(row) for row in case.x]
@@ -223,6 +229,11 @@ def sweep(kinds, dtype, widths, quick, thin=False):
                     recurrent_dropout=0.4 if q % 7 in (0, 3) else 0.0,
                 )  # fmt: skip
                 case = Case(kind, dtype, **options)
+                case.table = case.index = None
+                if q % 4 == 3 and (not thin or isa.WIDTHS[width] is isa.current()):
+                    rng = np.random.default_rng(q)
+                    case.table = rng.normal(size=(B, I)).astype(dtype)
+                    case.index = rng.integers(0, B, (case.T, B))
                 team = forced(*TEAMS[q % 5], wait=0.001) if q % 4 == 1 else contextlib.nullcontext()
                 with isa.use(width):
                     with team:
@@ -238,7 +249,7 @@ def sweep(kinds, dtype, widths, quick, thin=False):
 
 def run_guarded(case, guarded, at_end):
     """Results of a case, with every array against a protected page."""
-    given = {name: getattr(case, name) for name in ("x", "dy", "h", "c", "dh", "dc", "resets")}
+    given = {name: getattr(case, name) for name in ("x", "dy", "h", "c", "dh", "dc", "resets", "table", "index")}
     with guard_package(guarded):
         guarded.restart(at_end)
         for name, array in given.items():
