@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import _check
 from .embedding import Embedding
 from .module import Module, Tape
-from .networks import Sequential
+from .networks import Sequential, chooses
 from .pointwise import Dropout, Linear, product
 from .recurrent import Recurrent
 from .stateless import Stateless, inside
@@ -127,8 +127,11 @@ def turn(part: Module, a: Any) -> Any:
 def run(parts: Sequence[Module], x: Array, states: Sequence[Any], lengths: Any) -> tuple[Array, list[Any]]:
     """y and the states after, for inference."""
     after = []
-    for part, state in zip(parts, states, strict=True):
-        y, own = part(turn(part, x), state, lengths)
+    for q, (part, state) in enumerate(zip(parts, states, strict=True)):
+        if chooses(parts, q, turn(part, x)):
+            y, own = part._choose(turn(part, x), state, lengths)[0], None  # type: ignore[attr-defined]
+        else:
+            y, own = part(turn(part, x), state, lengths)
         x = turn(part, y)
         after.append(own)
     return x, after
@@ -139,8 +142,11 @@ def forward(
 ) -> tuple[Array, list[Any], list[Tape]]:
     """y, the states after, and the tapes."""
     after, tapes = [], []
-    for part, state in zip(parts, states, strict=True):
-        y, own, tape = part.forward(turn(part, x), state, lengths, rng=rng)
+    for q, (part, state) in enumerate(zip(parts, states, strict=True)):
+        if chooses(parts, q, turn(part, x)):
+            (y, tape), own = part._choose(turn(part, x), state, lengths), None  # type: ignore[attr-defined]
+        else:
+            y, own, tape = part.forward(turn(part, x), state, lengths, rng=rng)
         x = turn(part, y)
         after.append(own)
         tapes.append(tape)
@@ -154,7 +160,8 @@ def backward(
     before, flats = [], []
     for part, tape, dstate in reversed(list(zip(parts, tapes, dstates, strict=True))):
         grads = part.backward(tape, turn(part, dy), dstate, retain)
-        dy = turn(part, grads.x)
+        # Of two axes it is that of vectors which were chosen from: see ``networks.chooses``.
+        dy = grads.x if grads.x is None or grads.x.ndim == 2 else turn(part, grads.x)
         before.append(grads.state)
         flats.append(grads.flat)
     return dy, before[::-1], flats[::-1]

@@ -16,7 +16,7 @@ from ._cuda.table import add_to_rows, looked_up
 from ._loops.scatter import add_rows
 from ._memory import require
 from ._params import Parameters
-from .module import Gradients, Seed
+from .module import Seed
 from .stateless import Stateless, StatelessTape, inside
 
 Array = NDArray[Any]
@@ -29,8 +29,8 @@ class Embedding(Stateless):
     (..., embedding_dim).  What stands in x past a sequence's end may be anything.  There is no gradient for indices:
     ``grads.x`` is None, and in a network an Embedding is the first part.
 
-    In a network whose second part is recurrent, and where vectors are chosen often, no vector is looked up: what each adds
-    to that part's sums is computed once (on the CPU).  Nothing else changes, but for last bits of gradients.
+    In a network whose second part is recurrent no vector is looked up where they are chosen often: what each adds to
+    that part's sums is computed once (on the CPU).  That changes no more than last bits of gradients.
 
     On a GPU no error can be raised for what x holds without waiting for it: the vector of an index that is out of range
     is NaN there.
@@ -114,21 +114,10 @@ class Embedding(Stateless):
         return x.astype(np.int64), counts
 
     def _choose(self, x: Any, state: Any, lengths: Any) -> tuple[Chosen, StatelessTape]:
-        """As ``forward``, but y as a choice out of the vectors; goes back by ``_back_to_choices``."""
-        index, counts = self._index(*self._enter(x, state, lengths))
-        y = Chosen(np.asarray(self.params["weight"]), index)
-        return y, StatelessTape(self, y, (index, counts))  # type: ignore[arg-type]
-
-    def _back_to_choices(self, tape: Any, dweight: Array, retain: bool) -> Gradients:
-        """As ``backward``, from the gradient for the vectors, which becomes its result."""
-        with tape._lock:
-            tape._check(self)
-            if self.padding_idx is not None:
-                dweight[self.padding_idx] = 0
-            if not retain:
-                tape._consume()
-        flat = dweight.reshape(-1)
-        return Gradients(None, None, self._parameters.views_of(flat), flat)
+        """As ``forward``, but y as a choice out of the vectors: ``backward`` wants the gradient for those."""
+        weight = np.asarray(self.params["weight"])
+        y = Chosen(weight, self._index(*self._enter(x, state, lengths))[0])
+        return y, StatelessTape(self, weight, (None, None))
 
     def _run(self, x: Array, ends: Array | None, rng: np.random.Generator | None) -> tuple[Array, Any]:
         y_size = x.size * self.embedding_dim
@@ -142,11 +131,14 @@ class Embedding(Stateless):
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> None:
         index, counts = kept
-        if counts is not None:
-            index, dy = index[counts], dy[counts]
-        elif dy.ndim == 3 and not dy.flags.c_contiguous and dy.swapaxes(0, 1).flags.c_contiguous:
-            index, dy = index.swapaxes(0, 1), dy.swapaxes(0, 1)
-        add_rows(gradients["weight"], index.reshape(-1), dy.reshape(-1, self.embedding_dim))
+        if index is None:
+            gradients["weight"][...] = dy
+        else:
+            if counts is not None:
+                index, dy = index[counts], dy[counts]
+            elif dy.ndim == 3 and not dy.flags.c_contiguous and dy.swapaxes(0, 1).flags.c_contiguous:
+                index, dy = index.swapaxes(0, 1), dy.swapaxes(0, 1)
+            add_rows(gradients["weight"], index.reshape(-1), dy.reshape(-1, self.embedding_dim))
         if self.padding_idx is not None:
             gradients["weight"][self.padding_idx] = 0
 

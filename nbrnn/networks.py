@@ -9,7 +9,7 @@ All parts of a network follow one protocol, that of the recurrent layers::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,12 +154,11 @@ class Sequential(Module):
         for q, (part, given) in enumerate(zip(self._parts, self._states(state, "state"), strict=True)):
             cuts = {"resets": resets} if part._recurrent else {}
             own = self._turn(part, x, part._x_axes)
-            chooser = self._chooser(own) if q == 0 else None
-            if chooser is not None:
-                x, after = chooser._choose(own, given, lengths)[0], None
+            if chooses(self._parts, q, own):
+                y, after = part._choose(own, given, lengths)[0], None  # type: ignore[attr-defined]
             else:
-                x, after = part(own, given, lengths, **cuts)
-            x, lengths = self._turn(part, x), part._lengths_after(lengths)
+                y, after = part(own, given, lengths, **cuts)
+            x, lengths = self._turn(part, y), part._lengths_after(lengths)
             states.append(after)
         return x, tuple(states)
 
@@ -212,34 +211,19 @@ class Sequential(Module):
     def _forward(
         self, x: Any, state: Any, lengths: Any, resets: Any, rng: Seed, checkpoint: int | str | None
     ) -> tuple[Any, tuple[Any, ...], SequentialTape]:
-        states: list[Any] = []
-        tapes: list[Tape] = []
-        chosen = False
+        states, tapes = [], []
         self._check_used(resets=resets, checkpoint=checkpoint)
         for q, (part, given) in enumerate(zip(self._parts, self._states(state, "state"), strict=True)):
             more = {"resets": resets, "checkpoint": checkpoint} if part._recurrent else {}
             own = self._turn(part, x, part._x_axes)
-            chooser = self._chooser(own) if q == 0 else None
-            if chooser is not None:
-                (x, own_tape), after, chosen = chooser._choose(own, given, lengths), None, True
-                tapes.append(own_tape)
+            if chooses(self._parts, q, own):
+                (y, tape), after = part._choose(own, given, lengths), None  # type: ignore[attr-defined]
             else:
-                x, after, tape = part.forward(own, given, lengths, rng=rng, **more)
-                tapes.append(tape)
-            x, lengths = self._turn(part, x), part._lengths_after(lengths)
+                y, after, tape = part.forward(own, given, lengths, rng=rng, **more)
+            x, lengths = self._turn(part, y), part._lengths_after(lengths)
             states.append(after)
-        return x, tuple(states), SequentialTape(self, tapes, x, chosen)
-
-    def _chooser(self, x: Any) -> Embedding | None:
-        """The first part, if that is an Embedding which is to hand the second one a choice out of its vectors."""
-        if len(self._parts) < 2 or not isinstance(x, np.ndarray) or x.ndim != 2:
-            return None
-        first, second = self._parts[:2]
-        if not isinstance(first, Embedding) or not isinstance(second, Recurrent):
-            return None
-        fits = first.embedding_dim == second.input_size and first.dtype == second.dtype
-        fits = fits and self._parameters.machine is None
-        return first if fits and second._stack().takes_choices(x.size, first.num_embeddings) else None
+            tapes.append(tape)
+        return x, tuple(states), SequentialTape(self, tapes, x)
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False, *, stream: Any = None
@@ -313,11 +297,8 @@ class Sequential(Module):
         states: list[Any] = []
         end = self._parameters.size
         given = self._states(dstate, "dstate")
-        for q, (part, own, after) in reversed(list(enumerate(zip(self._parts, tape.tapes, given, strict=True)))):
-            if q == 0 and tape.chosen:
-                grads = part._back_to_choices(own, dy, retain)
-            else:
-                grads = part.backward(own, self._turn(part, dy), after, retain)
+        for part, own, after in reversed(list(zip(self._parts, tape.tapes, given, strict=True))):
+            grads = part.backward(own, self._turn(part, dy), after, retain)
             dy = self._turn(part, grads.x)
             states.insert(0, grads.state)
             put(slice(end - grads.flat.size, end), grads.flat)
@@ -383,11 +364,23 @@ class SequentialTape(Tape):
     #: Where it is kept; None: on the CPU.
     place: Place | None = None
 
-    def __init__(self, module: Module, tapes: list[Tape], y: Array, chosen: bool) -> None:
+    def __init__(self, module: Module, tapes: list[Tape], y: Array) -> None:
         super().__init__(module)
         self.tapes, self.y_shape, self.dtype = tapes, y.shape, y.dtype
-        #: Whether the first part handed on a choice, and gets back the gradient for what it chose from.
-        self.chosen = chosen
 
     def _release(self) -> None:
         del self.tapes
+
+
+def chooses(parts: Sequence[Module], q: int, x: Any) -> bool:
+    """Whether part q, given x (T, B), is an Embedding that had better hand the next, recurrent part a choice out of its
+    vectors than what it chose.
+    """
+    if q + 1 >= len(parts) or not isinstance(x, np.ndarray) or x.ndim != 2:
+        return False
+    first, second = parts[q : q + 2]
+    if not isinstance(first, Embedding) or not isinstance(second, Recurrent):
+        return False
+    fits = first.embedding_dim == second.input_size and first.dtype == second.dtype
+    here = first._parameters.machine is second._parameters.machine is None
+    return fits and here and second._stack().takes_choices(x.size, first.num_embeddings)
