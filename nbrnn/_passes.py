@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from . import _check
+from ._cpu.unit import draw_key
+from ._engine.batch import Batch
+from ._engine.chain import Drop, Pass, RecurrentDrop
 from .module import Parametric, Tape
 
 
@@ -31,6 +36,16 @@ class RecurrentTape(Tape):
 
     def _release(self) -> None:
         del self.stack, self.record
+
+
+def pass_of(
+    batch: Batch, between: float, recurrent: float, rng: np.random.Generator, checkpoint: int | str | None
+) -> Pass:
+    """A pass with those dropouts, between layers and of what enters W_hh, which share one key."""
+    key = draw_key(rng) if between > 0 or recurrent > 0 else (0, 0)
+    drop = Drop(between, key) if between > 0 else None
+    drop_recurrent = RecurrentDrop(recurrent, key) if recurrent > 0 else None
+    return Pass(batch, drop, drop_recurrent, checkpoint_every(checkpoint, batch.steps))
 
 
 def checkpoint_every(checkpoint: Any, steps: int) -> int | None:

@@ -12,14 +12,12 @@ from numpy.typing import DTypeLike, NDArray
 from . import _cells, _check, _small, initial
 from ._axes import Axes
 from ._cpu.packing import join_forward
-from ._cpu.unit import draw_key
 from ._cuda.exchange import kind_of
-from ._engine.chain import Drop, Pass, RecurrentDrop
 from ._engine.rooms import Rooms
 from ._engine.stack import Stack, Stacks
 from ._memory import SURELY, require
 from ._params import Parameters
-from ._passes import RecurrentTape, checkpoint_every
+from ._passes import RecurrentTape, pass_of
 from ._place import is_there
 from ._recurrent_device import OnDevice
 from .module import Gradients, Module, Seed, Tape
@@ -282,9 +280,17 @@ class Recurrent(Module):
         """
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().record(self, x, state, lengths, resets, rng, checkpoint, stream)
+        rng = self._generator(rng)
+        plain = type(x) is np.ndarray and lengths is resets is checkpoint is None
+        if (
+            plain
+            and self.recurrent_dropout == 0
+            and (small := _small.record(self, self._axes, self._stack(), x, state))
+        ):
+            return small
         call = self._axes.call(x, state, lengths, resets)
-        checkpoint = checkpoint_every(checkpoint, call.batch.steps)
-        stack, way = self._stack(), Pass(call.batch, *self._drops(self._generator(rng)), checkpoint)
+        stack, between = self._stack(), self.dropout if self.num_layers > 1 else 0.0
+        way = pass_of(call.batch, between, self.recurrent_dropout, rng, checkpoint)
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         if (stack.kept_at_most + shape[-1]) * math.prod(shape[:-1]) >= SURELY:
             called, tape_size = f"{self._called()}.forward for x of shape {np.shape(x)}", stack.numbers_to_record(way)
@@ -294,17 +300,6 @@ class Recurrent(Module):
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, call.dx_shape, shape)
         return base.view(), self._axes.user_state(call.h, call.c, call.batched), tape
-
-    def _drops(self, rng: np.random.Generator) -> tuple[Drop | None, RecurrentDrop | None]:
-        """The dropouts of a pass, which share one key."""
-        between, recurrent = self.dropout > 0 and self.num_layers > 1, self.recurrent_dropout > 0
-        if not (between or recurrent):
-            return None, None
-        key = draw_key(rng)
-        return (
-            Drop(self.dropout, key) if between else None,
-            RecurrentDrop(self.recurrent_dropout, key) if recurrent else None,
-        )
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: Any = None, retain: bool = False, *, stream: Any = None
@@ -349,15 +344,17 @@ class Recurrent(Module):
                 _check.shape(dy, "dy", tape.y_shape)
                 dy = self._axes.turn(dy, tape.batched)
             dh, dc = self._check_dstate(tape, dstate)
-            between = tape.stack.numbers_to_go_back(record, retain)
-            require(
-                lambda: f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between
-            )
+            if (small := isinstance(record, _small.Record)) is False:
+                between, dx_size = tape.stack.numbers_to_go_back(record, retain), math.prod(tape.x_shape)
+                require(lambda: f"{self._called()}.backward", self.dtype, dx=dx_size, between_layers=between)
             dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
             flat = np.empty(self._parameters.size, self.dtype)
             try:
                 into = dx if record.chosen else self._axes.turn(dx, tape.batched)
-                tape.stack.back(record, dy, into, list(dh), list(dc), flat, retain)
+                if small:
+                    record.back(dy, into, dh, dc, flat, retain)
+                else:
+                    tape.stack.back(record, dy, into, list(dh), list(dc), flat, retain)
             finally:
                 if not retain:
                     tape._consume()  # even if interrupted: what it kept has been worked on in place

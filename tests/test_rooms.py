@@ -1,5 +1,6 @@
 """Memory that a layer keeps between calls: what is given back is used again, never by two at once, and not for ever."""
 
+import concurrent.futures
 import copy
 import gc
 import pickle
@@ -55,12 +56,16 @@ def test_a_tape_keeps_its_memory_until_nothing_refers_to_it():
     np.testing.assert_array_equal(got_first, wanted[0])
 
 
-def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights():
-    layer = nbrnn.GRU(4, 5, rng=0)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights(layers):
+    layer = nbrnn.GRU(4, 5, layers, rng=0)
 
     def saved():
         _, _, tape = layer.forward(X)
-        at = tape.record.stretches[0][0][0].kept.saved[0].ctypes.data
+        record = tape.record
+        small = isinstance(record, _small.Record)
+        assert small == (layers == 1)
+        at = (record._ready.saved if small else record.stretches[0][0][0].kept.saved[0]).ctypes.data
         layer.backward(tape, np.ones((6, 3, 5), np.float32))
         return at
 
@@ -105,6 +110,68 @@ def test_a_small_call_is_as_any_other():
         assert not np.array_equal(layer(X)[0], before)
         out = np.empty_like(before)
         np.testing.assert_array_equal(layer(X)[0], layer(X, out=out)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_training_step_is_as_any_other(kind):
+    """Made ready for a shape, it serves it again; the general way gives the same bits."""
+    for batch_first in (False, True):
+        case = Case(kind, "float32", T=5, B=4, I=7, H=9, P=4, batch_first=batch_first, stateful=True, seed=2)
+        layer = case.layer
+        for q, x in enumerate((case.x, case.x[:1], case.x[:, :1], case.x)):
+            x, dy = np.ascontiguousarray(case.user(x)), np.ones((*case.user(x).shape[:2], case.K), np.float32)
+            size = x.shape[0 if batch_first else 1]
+            given, back = (
+                case.state(case.h[:, :size], case.c[:, :size]),
+                case.state(case.dh[:, :size], case.dc[:, :size]),
+            )
+            results = []
+            for own in (x, x, np.full_like(x, np.nan), x, np.asfortranarray(x)):
+                y, after, tape = layer.forward(own, given)
+                if own is x:
+                    assert isinstance(tape.record, _small.Record)
+                grads = layer.backward(tape, dy, back, retain=q % 2 == 0)
+                if q % 2 == 0:
+                    again = layer.backward(tape, dy, back)
+                    np.testing.assert_array_equal(grads.flat, again.flat)
+                    np.testing.assert_array_equal(grads.x, again.x)
+                before = grads.state if isinstance(grads.state, tuple) else (grads.state,)
+                if not np.isnan(own).any():
+                    after = after if isinstance(after, tuple) else (after,)
+                    results.append([y, *after, grads.x, grads.flat, *before])
+            for more in results[1:]:
+                for a, b in zip(more, results[0], strict=True):
+                    np.testing.assert_array_equal(a, b)
+        none = layer.backward(layer.forward(x, given)[2])
+        assert not none.flat.any()
+        assert not none.x.any()
+
+
+def test_small_training_steps_alive_at_once():
+    """Each tape has memory of its own, also on several threads; what is left is kept for a few shapes only."""
+    layer, dy = nbrnn.LSTM(4, 5, rng=0), np.ones((6, 3, 5), np.float32)
+    tapes = [layer.forward(q * X)[2] for q in range(4)]
+    got = [layer.backward(tape, dy).flat for tape in tapes[::-1]][::-1]
+    for q, flat in enumerate(got):
+        np.testing.assert_array_equal(flat, layer.backward(layer.forward(q * X)[2], dy).flat)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for q, flat in pool.map(lambda q: (q, layer.backward(layer.forward(q % 4 * X)[2], dy).flat), range(200)):
+            np.testing.assert_array_equal(flat, got[q % 4])
+    del tapes
+    for steps in range(1, 3 * _small.MOST):
+        layer.forward(np.zeros((steps, 1, 4), np.float32))
+    assert len(layer._stack().parts[0][0].ready_to_train) == _small.MOST
+
+
+def test_what_is_not_small_goes_the_general_way():
+    for layer, x in (
+        (nbrnn.LSTM(4, 5, bidirectional=True), X),
+        (nbrnn.LSTM(4, 5, recurrent_dropout=0.1), X),
+        (nbrnn.RNN(200, 400), np.zeros((1, 1, 200), np.float32)),
+        (nbrnn.GRU(4, 64), np.zeros((500, 2, 4), np.float32)),
+    ):
+        assert not isinstance(layer.forward(x)[2].record, _small.Record)
+    assert not isinstance(nbrnn.LSTM(4, 5).forward(X, lengths=[6, 2, 1])[2].record, _small.Record)
 
 
 def test_calls_are_kept_ready_for_a_few_shapes_only():

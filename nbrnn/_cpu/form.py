@@ -65,6 +65,7 @@ class Form:
         self.kept_at_most = self.saved_width + 5 * self.K + self.E * self.H
         #: What small calls keep ready, by the shape of x.
         self.ready: dict[tuple[int, ...], Any] = {}
+        self.ready_to_train: dict[tuple[int, ...], Any] = {}
         self._spare: dict[str, Packed] = {}
 
     # Packed weights, for "forward" or for "back".
