@@ -53,7 +53,7 @@ FEW_ROWS, SOME_INPUTS, MORE_ROWS, ROWS_AHEAD, BYTES_AHEAD = 4, 16, 33, 256, 2**1
 
 #: How often each row of a table must be chosen, on average, for its sums to be computed beforehand, and how many bytes
 #: those may be: what comes from a far cache comes no sooner than it is computed.
-OFTEN, BYTES_OF_CHOICES = 4, 2**21
+OFTEN, BYTES_OF_CHOICES = 4, 2**20
 
 
 class Work(NamedTuple):
