@@ -16,9 +16,10 @@ from llvmlite import ir
 from numba import typeof, types
 
 from .._cpu import isa
-from .._cpu.emit import I64, Emit, Int, Ptr, Vec
+from .._cpu.emit import Vec
+from .._cpu.ends import first_lanes, load_first, store_first
 from .._cpu.loops import any_array, named, own_array
-from .._cpu.rows import address, primitive, stack, zero_row
+from .._cpu.rows import address, primitive, zero_row
 from .._kernel import cached, compiled, kernel
 
 #: Numbers that are summed side by side.
@@ -53,48 +54,13 @@ def _larger(a: Vec, b: Vec) -> Vec:
     return a.like(a.e.b.select(a.e.b.fcmp_ordered("<", a.x, b.x), b.x, a.x))
 
 
-# The end of a row: a vector of which only the first few numbers are there, the others aren't touched.
-
-
-def _first(e: Emit, n: Int) -> ir.Value:
-    """Which lanes are below n (any integer)."""
-    if e.W == 1:
-        return e.b.icmp_signed(">", n.x, I64(0))
-    lane = e.bits_type.element
-    index = ir.Constant(e.bits_type, list(range(e.W)))
-    one = e.b.insert_element(ir.Constant(e.bits_type, ir.Undefined), e.b.trunc(n.x, lane), ir.IntType(32)(0))
-    same = e.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), e.W), [0] * e.W))
-    return e.b.icmp_signed("<", index, same)
-
-
-def _load_first(p: Ptr, mask: ir.Value) -> Vec:
-    """Numbers where the mask is true, else -inf."""
-    e, nothing = p.e, p.e.vec(-math.inf)
-    if e.W == 1:
-        spare = stack(e, 1)
-        spare.store(nothing)
-        return p.like(e.b.select(mask, p.x, spare.x)).load()
-    align = ir.IntType(32)(e.size)
-    return Vec(e, e.intrinsic(f"llvm.masked.load.{e.suffix}.p0", e.type, [p.x, align, mask, nothing.x]))
-
-
-def _store_first(p: Ptr, value: Vec, mask: ir.Value) -> None:
-    """Numbers where the mask is true."""
-    e = p.e
-    if e.W == 1:
-        p.like(e.b.select(mask, p.x, stack(e, 1).x)).store(value)
-        return
-    align = ir.IntType(32)(e.size)
-    e.intrinsic(f"llvm.masked.store.{e.suffix}.p0", ir.VoidType(), [value.x, p.x, align, mask])
-
-
 @primitive
 def row_max(e, room, source, n):
     """``w[TOP]`` = the largest of n numbers (-inf for none); a NaN among them may get lost."""
     source, whole = e.ptr(source), n // e.W
     (top,) = e.loop(whole, [e.vec(-math.inf)], lambda i, top: [_larger(top, (source + i * e.W).load())])
     rest = source + whole * e.W
-    room.w.put_number(_across(_larger(top, _load_first(rest, _first(e, n % e.W))), _larger), TOP)
+    room.w.put_number(_across(_larger(top, load_first(rest, first_lanes(e, n % e.W))), _larger), TOP)
 
 
 @primitive
@@ -115,10 +81,10 @@ def exp_row(e, room, source, to, n, total):
 
     def last(_, *sums):  # what is missing counts as -inf, whose exponential is 0
         start = n // LANES * LANES
-        masks = [_first(e, n - start - p) for p in offsets]
-        values = [(_load_first(source + start + p, m) - top).exp() for p, m in zip(offsets, masks, strict=True)]
+        masks = [first_lanes(e, n - start - p) for p in offsets]
+        values = [(load_first(source + start + p, m) - top).exp() for p, m in zip(offsets, masks, strict=True)]
         for p, v, m in zip(offsets, values, masks, strict=True):
-            _store_first(to + start + p, v, m)
+            store_first(to + start + p, v, m)
         return [s + widened(v) for s, v in zip(sums, values, strict=True)]
 
     zero = Vec(e, ir.Constant(wide, 0.0 if e.W == 1 else [0.0] * e.W))
@@ -137,8 +103,8 @@ def scale_row(e, room, to, n):
     """``to[k] *= w[FACTOR]`` for k < n."""
     to, whole, factor = e.ptr(to), n // e.W, room.w.broadcast(FACTOR)
     e.each(whole, lambda i: (to + i * e.W).store((to + i * e.W).load() * factor))
-    rest, mask = to + whole * e.W, _first(e, n % e.W)
-    _store_first(rest, _load_first(rest, mask) * factor, mask)
+    rest, mask = to + whole * e.W, first_lanes(e, n % e.W)
+    store_first(rest, load_first(rest, mask) * factor, mask)
 
 
 @kernel(allocates=True)
