@@ -12,7 +12,8 @@ from . import _check
 from .embedding import Embedding
 from .module import Module, Tape
 from .networks import Sequential
-from .pointwise import Dropout, Linear, product
+from ._cpu.linear import product
+from .pointwise import Dropout, Linear
 from .recurrent import Recurrent
 from .stateless import Stateless, inside
 from .stream import Stream

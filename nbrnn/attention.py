@@ -19,10 +19,10 @@ import math
 import numpy as np
 
 from ._cpu.activation import activate
+from ._cpu.linear import product, product_of_columns
 from ._memory import require
 from ._params import Array, Parameters
 from .module import Parametric, Seed
-from .pointwise import product, product_of_columns
 
 KINDS = (None, "dot", "general")
 

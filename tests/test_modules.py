@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbrnn
-from nbrnn.pointwise import product, product_of_columns
+from nbrnn._cpu.linear import product, product_of_columns
 from tests.reference import modules as reference
 from tests.test_networks import check_gradients, numeric
 from tests.tolerances import error

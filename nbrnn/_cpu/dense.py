@@ -279,10 +279,6 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
     for r in range(begin, end, CHUNK):
         count = min(CHUNK, end - r)
         source = address(a) + r * a.strides[0]
-        if bias.size > 0:
-            columns_here = min(right * W, m) - left * W
-            at = address(bias) + left * W * item
-            add_columns(room, count, source + left * W * item, a.strides[0] // item, columns_here, at, bias.shape[1])
         for j in range(first * block, last * block, block):
             beside = address(b) + r * b.strides[0] + j * item
             copy_panel(room, panel, beside, b.strides[0] // item, count, min(block, n - j))
@@ -290,6 +286,10 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
                 room, low - top, source + top * item, 1, a.strides[0] // item, count, panel, nothing, 0, sums, block
             )
             add_panel(room, low - top, sums, address(total) + (top * row + j) * item, row, m * row)
+        if bias.size > 0:
+            columns_here = min(right * W, m) - left * W
+            at = address(bias) + left * W * item
+            add_columns(room, count, source + left * W * item, a.strides[0] // item, columns_here, at, bias.shape[1])
     if end == a.shape[0]:
         for i in range(top, low):
             for j in range(first * block, last * block, block):

@@ -1,0 +1,135 @@
+"""Products of matrices with many rows: cut into pieces and shared as ``cost`` says; see ``dense``."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+from numba import typeof, types
+from numpy.typing import NDArray
+
+from .._kernel import cached, compiled
+from .._memory import aligned, aligned_zeros
+from . import cost, dense, isa, workers
+from .dense import CHUNK, NV, PACKING, ROWS
+from .loops import SEAT, TEAM, any_array, named, own_array
+from .packing import padded, vector_numbers
+from .team import CALLER
+from .unit import readable
+
+Array = NDArray[Any]
+
+#: Rows and columns of C that ``columns`` forms at a time: their totals stay in a core's own caches.
+HIGH, WIDE = 256, 512
+
+#: Rows of a piece at least: each of them brings all panels into place anew.
+LEAST = 64
+
+
+class Rooms(threading.local):
+    """What the calls of a thread work in, one after another."""
+
+    def __init__(self) -> None:
+        self.vector: Array | None = None
+
+
+class Kit:
+    """The compiled products for a dtype and a width of vectors."""
+
+    def __init__(self, dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> None:
+        self.dtype, self.W, self._lanes = dtype, vector_numbers(lanes, dtype), lanes()
+        self.block = NV * self.W
+        self.nothing = np.empty(0, dtype)
+        self._vectors_a_second = cost.VECTORS_A_SECOND[lanes]
+        self._rooms = Rooms()
+        self._room = named(dense.Room, own_array(dtype, 1), typeof(self._lanes), types.int64, types.int64)
+
+    @functools.cached_property
+    def product(self) -> Any:
+        """The compiled ``dense.product``."""
+        a, bias, c = any_array(self.dtype, 2), any_array(self.dtype, 1), any_array(self.dtype, 2, False)
+        return compiled(dense.product, (SEAT, TEAM, self._room, a, a, types.boolean, bias, c))
+
+    @functools.cached_property
+    def columns(self) -> Any:
+        """The compiled ``dense.columns``."""
+        a, c, rows = any_array(self.dtype, 2), any_array(self.dtype, 2, False), [types.int64] * 2
+        totals = own_array(self.dtype, 3), own_array(self.dtype, 2)
+        return compiled(dense.columns, (SEAT, TEAM, self._room, a, a, *rows, *totals, c))
+
+    def room(self, size: int, members: int) -> dense.Room:
+        """Room of so many numbers for each member: what the thread had before, if that is enough."""
+        vector = self._rooms.vector
+        if vector is None or vector.size < size * members:
+            vector = self._rooms.vector = aligned((size * members,), self.dtype)
+        return dense.Room(vector, self._lanes, self.block, size)
+
+    def seconds(self, inputs: int, outputs: int) -> float:
+        """What a row takes one thread."""
+        return inputs * padded(outputs, self.block) / self.W / self._vectors_a_second
+
+
+@cached
+def kit(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Kit:
+    """The one for these."""
+    return Kit(dtype, lanes)
+
+
+def product(a: Array, b: Array, bias: Array | None = None) -> Array:
+    """A B + bias, for A (N, n) with many rows, B (n, m) and bias (m,), all of one dtype.
+
+    A row of the result doesn't depend on the others, to the bit.
+    """
+    own = kit(a.dtype, isa.current())
+    (rows, depth), m = a.shape, b.shape[1]
+    c = np.empty((rows, m), a.dtype)
+    a, size = readable(a), dense.product_size(rows, depth, own.block)
+    across = b.strides[0] == b.itemsize
+    if not across or not b.flags.aligned:
+        b = readable(b)
+        across = False
+    bias = own.nothing if bias is None else bias
+    each = own.seconds(depth, m)
+    if each * (rows + PACKING) < cost.WORTH_IT:
+        own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, across, bias, c)
+        return c
+    members = workers.allowed()
+    plan = cost.Plan(each, members, 1, rows, max(LEAST, int(cost.PIECE / each)))
+    alone = workers.rouse(plan, rows) if rows >= ROWS else 0
+    room, done = own.room(size, members), 0
+    with workers.Sharing(plan, alone) as sharing:
+        for now in cost.cuts(plan, rows, alone):
+            part = slice(done, done + now)
+            own.product(CALLER, sharing.team(now), room, a[part], b, across, bias, c[part])
+            done += now
+    return c
+
+
+def product_of_columns(a: Array, b: Array, to: Array, sums: Array | None = None) -> None:
+    """A^T B, for A (N, m) and B (N, n) with many rows, and the sums of the columns of A, all of one dtype.
+
+    Both are summed ``dense.CHUNK`` rows at a time, and what rounding leaves over is added to the next.
+    """
+    own = kit(a.dtype, isa.current())
+    a, b, rows, (m, n) = readable(a), readable(b), len(a), to.shape
+    most = workers.allowed() if rows * own.seconds(n, m) >= cost.WORTH_IT else 1
+    high = HIGH * most
+    for i in range(0, m, high):
+        for j in range(0, n, WIDE):
+            part = to[i : i + high, j : j + WIDE]
+            total = aligned_zeros((2, len(part), padded(part.shape[1], own.block)), own.dtype)
+            of_bias = aligned_zeros((2, padded(len(part), own.W) if sums is not None and j == 0 else 0), own.dtype)
+            each = own.seconds(len(part), part.shape[1])
+            plan = cost.Plan(each, most, 1, rows, max(1, int(cost.PIECE / each) // CHUNK) * CHUNK)
+            room, done = own.room(dense.columns_size(len(part), own.block), most), 0
+            with workers.Sharing(plan, 0) as sharing:
+                for now in cost.cuts(plan, rows, 0):
+                    left, right = a[:, i : i + high], b[:, j : j + WIDE]
+                    own.columns(
+                        CALLER, sharing.team(now), room, left, right, done, done + now, total, of_bias, part
+                    )
+                    done += now
+            if sums is not None and j == 0:
+                sums[i : i + high] = of_bias[0, : len(part)]
