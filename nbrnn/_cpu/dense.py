@@ -22,7 +22,8 @@ from .ends import first_lanes, load_first
 from .rows import address, copy_row, primitive, zero_padded
 from .team import assemble, meet, nought, offer, part_ways, share
 
-NV = tiles.NV
+#: Vectors in a row of a panel: the last panel may have fewer.
+NV, FEWER = 4, (2, 1)
 
 #: Numbers of a sum that are formed at a time, and rows: a panel and those rows stay in a core's own caches.
 DEPTH, ROWS = 512, 512
@@ -73,75 +74,88 @@ def turned(square: list[Vec]) -> list[Vec]:
 
 
 @primitive
-def turn_panel(e, room, to, source, stride, depth, width):
+def turn_panel(e, room, to, source, stride, depth, width, vectors):
     """``to[k][j] = source[j * stride + k]`` for k < depth; past ``width``, any of the others.
 
     Rows are turned W by W; those that are left over of a sum once more, together with some before them.
     """
-    to, source, block = e.ptr(to), e.ptr(source), NV * e.W
+    to, source, block, last = e.ptr(to), e.ptr(source), vectors * e.W, width - 1
+    few = truth(e, "<", depth, e.W)
 
-    def row(j: int | Int) -> Ptr:
-        j, last = e.integer(j), width - 1
+    def row(j: Int) -> Ptr:
         return source + Int(e, e.b.select(e.b.icmp_signed("<", j.x, last.x), j.x, last.x)) * stride
 
-    for v in range(NV):
-        rows = [row(v * e.W + q) for q in range(e.W)]
+    def vector(v: Int) -> None:
+        rows, at = [row(v * e.W + q) for q in range(e.W)], to + v * e.W
 
-        def square(k: Int, rows: list[Ptr] = rows, v: int = v) -> None:
+        def square(k: Int) -> None:
             for q, column in enumerate(turned([p.load(k) for p in rows])):
-                (to + (k + q) * block).store(column, v * e.W)
+                (at + (k + q) * block).store(column)
 
-        e.each(depth // e.W, lambda b, square=square: square(b * e.W))
-        enough = Int(e, e.b.zext(e.b.icmp_signed(">=", depth.x, I64(e.W)), I64))
+        def number(k: Int) -> None:
+            e.each(e.integer(e.W), lambda q: (at + k * block + q).put_number((row(v * e.W + q) + k).number()))
+
+        e.each(depth // e.W, lambda b: square(b * e.W))
         if e.W > 1:
-            e.each(enough * (depth % e.W).at_most(1), lambda _, square=square: square(depth - e.W))
-            e.each(
-                (1 - enough) * depth,
-                lambda k, v=v: e.each(
-                    e.integer(e.W), lambda q: (to + k * block + v * e.W + q).put_number((row(q + v * e.W) + k).number())
-                ),
-            )
+            e.each((1 - few) * (depth % e.W).at_most(1), lambda _: square(depth - e.W))
+            e.each(few * depth, number)
+
+    e.each(vectors, vector)
 
 
 @primitive
-def copy_panel(e, room, to, source, stride, depth, width):
+def copy_panel(e, room, to, source, stride, depth, width, vectors):
     """``to[k][j] = source[k * stride + j]`` for k < depth and j < width."""
-    to, source, block = e.ptr(to), e.ptr(source), NV * e.W
-    whole = Int(e, e.b.zext(e.b.icmp_signed("==", width.x, I64(block)), I64))
-    masks = [first_lanes(e, width - v * e.W) for v in range(NV)]
+    to, source, block = e.ptr(to), e.ptr(source), vectors * e.W
+    whole, mask = truth(e, "==", width, NV * e.W), first_lanes(e, width % e.W)
 
     def row(k: Int) -> None:
         for v in range(NV):
-            (to + k * block).store((source + k * stride).load(v * e.W), v * e.W)
+            (to + k * (NV * e.W)).store((source + k * stride).load(v * e.W), v * e.W)
 
     def part(k: Int) -> None:
-        for v in range(NV):
-            (to + k * block).store(load_first(source + k * stride + v * e.W, masks[v]), v * e.W)
+        out, at, v = to + k * block, source + k * stride, width // e.W
+        e.each(v, lambda v: (out + v * e.W).store((at + v * e.W).load()))
+        e.each((width % e.W).at_most(1), lambda _: (out + v * e.W).store(load_first(at + v * e.W, mask)))
 
     e.each(whole * depth, row)
     e.each((1 - whole) * depth, part)
 
 
-@primitive
-def times_panel(e, room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row):
-    """c[r * c_row + v] = start[r * start_row + v] + sum over k of a[r * a_row + k * a_step] * panel[k][v], for r < n."""
-    a, panel, start, c = map(e.ptr, (a, panel, start, c))
+def truth(e: Emit, relation: str, a: Int, b: int) -> Int:
+    """1 where a relation holds, else 0."""
+    return Int(e, e.b.zext(e.b.icmp_signed(relation, a.x, I64(b)), I64))
 
-    def tile(first: Int, size: int) -> None:
-        rows = [a + (first + r) * a_row for r in range(size)]
-        begin = [start + (first + r) * start_row for r in range(size)]
 
-        def body(k: Int, *sums: Vec) -> list[Vec]:
-            at, step = panel + k * (NV * e.W), k * a_step
-            weights = [at.load(v * e.W) for v in range(NV)]
-            broadcasts = [row.broadcast(step) for row in rows]
-            return [e.fma(broadcasts[q // NV], weights[q % NV], s) for q, s in enumerate(sums)]
+def times_panel(vectors: int) -> Any:
+    """The primitive for panels with so many vectors in a row:
 
-        sums = e.loop(depth, [p.load(v * e.W) for p in begin for v in range(NV)], body)
-        for q, s in enumerate(sums):
-            (c + (first + q // NV) * c_row).store(s, q % NV * e.W)
+    c[r * c_row + v] = start[r * start_row + v] + sum over k of a[r * a_row + k * a_step] * panel[k][v], for r < n.
+    """
 
-    tiles.each_tile(n, tiles.tile_rows(e.lanes, NV), tile)
+    def times(e, room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row):
+        a, panel, start, c = map(e.ptr, (a, panel, start, c))
+
+        def tile(first: Int, size: int) -> None:
+            rows = [a + (first + r) * a_row for r in range(size)]
+            begin = [start + (first + r) * start_row for r in range(size)]
+
+            def body(k: Int, *sums: Vec) -> list[Vec]:
+                at, step = panel + k * (vectors * e.W), k * a_step
+                weights = [at.load(v * e.W) for v in range(vectors)]
+                broadcasts = [row.broadcast(step) for row in rows]
+                return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(sums)]
+
+            sums = e.loop(depth, [p.load(v * e.W) for p in begin for v in range(vectors)], body)
+            for q, s in enumerate(sums):
+                (c + (first + q // vectors) * c_row).store(s, q % vectors * e.W)
+
+        tiles.each_tile(n, tiles.tile_rows(e.lanes, vectors), tile)
+
+    return primitive(times)
+
+
+times_whole, times_two, times_one = map(times_panel, (NV, *FEWER))
 
 
 def add_to_total(sum: Vec, total: Ptr, rest: Int) -> None:
@@ -156,13 +170,13 @@ def add_to_total(sum: Vec, total: Ptr, rest: Int) -> None:
 
 
 @primitive
-def add_panel(e, room, n, sums, total, total_row, rest):
+def add_panel(e, room, n, vectors, sums, total, total_row, rest):
     """total[r] += sums[r] for r < n, a row of a panel each."""
-    sums, total, block = e.ptr(sums), e.ptr(total), NV * e.W
+    sums, total, block = e.ptr(sums), e.ptr(total), vectors * e.W
 
     def row(r: Int) -> None:
-        for v in range(NV):
-            add_to_total((sums + r * block).load(v * e.W), total + (r * total_row + v * e.W), rest)
+        source, to = sums + r * block, total + r * total_row
+        e.each(vectors, lambda v: add_to_total((source + v * e.W).load(), to + v * e.W, rest))
 
     e.each(n, row)
 
@@ -184,6 +198,23 @@ def add_columns(e, room, count, a, a_row, n, total, rest):
     e.each(n // e.W, lambda v: some(a + v * e.W, total + v * e.W, Ptr.load))
     whole, mask = n // e.W * e.W, first_lanes(e, n % e.W)
     e.each((n % e.W).at_most(1), lambda _: some(a + whole, total + whole, lambda p: load_first(p, mask)))
+
+
+@kernel(inline=True)
+def times(room, vectors, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row):
+    """See ``times_panel``."""
+    if vectors == NV:
+        times_whole(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+    elif vectors == 2:
+        times_two(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+    else:
+        times_one(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+
+
+@kernel(inline=True)
+def vectors_of(width, W):
+    """Vectors in a row of a panel of so many numbers."""
+    return 1 if width <= W else (2 if width <= 2 * W else NV)
 
 
 @kernel
@@ -213,6 +244,7 @@ def product(seat, team, room, a, b, across, bias, c):
     if seat.members == 0:
         seat = assemble(team, offer())
     (rows, whole_depth), m, item, block = a.shape, c.shape[1], a.itemsize, room.block
+    W = block // NV
     panels = (m + block - 1) // block
     begin, end, first, last = parts(seat, rows, panels)
     panel = address(room.w) + seat.member * room.size * item
@@ -224,29 +256,30 @@ def product(seat, team, room, a, b, across, bias, c):
             count = min(ROWS, end - r)
             for j in range(first * block, last * block, block):
                 width = min(block, m - j)
+                vectors = vectors_of(width, W)
                 source = address(b) + k * b.strides[0] + j * b.strides[1]
                 if across:
-                    turn_panel(room, panel, source, b.strides[1] // item, depth, width)
+                    turn_panel(room, panel, source, b.strides[1] // item, depth, width, vectors)
                 else:
-                    copy_panel(room, panel, source, b.strides[0] // item, depth, width)
+                    copy_panel(room, panel, source, b.strides[0] // item, depth, width, vectors)
                 # What isn't a whole panel goes by way of spare rows.
                 to, step = address(c) + r * c.strides[0] + j * item, c.strides[0]
-                out, out_step = (to, step) if width == block else (spare, block * item)
+                out, out_step = (to, step) if width == vectors * W else (spare, vectors * W * item)
                 start, start_step = out, out_step
                 if k == 0:
                     start, start_step = nothing, nought()
                     zero_padded(room, nothing, block)
                     if bias.size > 0:
                         copy_row(room, nothing, address(bias) + j * item, width)
-                elif width < block:
+                elif out != to:
                     for q in range(count):
                         copy_row(room, spare + q * out_step, to + q * step, width)
                 source = address(a) + r * a.strides[0] + k * item
-                times_panel(
-                    room, count, source, a.strides[0] // item, 1, depth, panel, start, start_step // item, out,
+                times(
+                    room, vectors, count, source, a.strides[0] // item, 1, depth, panel, start, start_step // item, out,
                     out_step // item,
                 )  # fmt: skip
-                if width < block:
+                if out != to:
                     for q in range(count):
                         copy_row(room, to + q * step, spare + q * out_step, width)
     part_ways(seat)
@@ -280,12 +313,15 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
         count = min(CHUNK, end - r)
         source = address(a) + r * a.strides[0]
         for j in range(first * block, last * block, block):
+            width = min(block, n - j)
+            vectors = vectors_of(width, W)
             beside = address(b) + r * b.strides[0] + j * item
-            copy_panel(room, panel, beside, b.strides[0] // item, count, min(block, n - j))
-            times_panel(
-                room, low - top, source + top * item, 1, a.strides[0] // item, count, panel, nothing, 0, sums, block
-            )
-            add_panel(room, low - top, sums, address(total) + (top * row + j) * item, row, m * row)
+            copy_panel(room, panel, beside, b.strides[0] // item, count, width, vectors)
+            times(
+                room, vectors, low - top, source + top * item, 1, a.strides[0] // item, count, panel, nothing, 0, sums,
+                vectors * W,
+            )  # fmt: skip
+            add_panel(room, low - top, vectors, sums, address(total) + (top * row + j) * item, row, m * row)
         if bias.size > 0:
             columns_here = min(right * W, m) - left * W
             at = address(bias) + left * W * item
