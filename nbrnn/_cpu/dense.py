@@ -37,6 +37,9 @@ CHUNK = 256
 #: Sums of a column that are formed side by side: an addition has to wait for the one before.
 SIDE = 4
 
+#: Rows that are copied at a time.
+FEW = 16
+
 
 class Room(NamedTuple):
     """What a call works in: so many numbers for each member."""
@@ -52,12 +55,12 @@ def product_size(rows: int, depth: int, block: int) -> int:
     return (min(depth, DEPTH) + min(rows, ROWS) + 1) * block
 
 
-def columns_size(height: int, block: int) -> int:
-    """Numbers that a member of ``columns`` wants: a panel, a row of zeros, rows of sums."""
-    return (CHUNK + 1 + height) * block
+def columns_size(height: int, panels: int, block: int) -> int:
+    """Numbers that a member of ``columns`` wants: panels, a row of zeros, rows of sums."""
+    return (CHUNK * panels + 1 + height) * block + height * CHUNK
 
 
-def turned(square: list[Vec]) -> list[Vec]:
+def columns_of(square: list[Vec]) -> list[Vec]:
     """W vectors of W numbers: rows become columns, pairs of ever larger blocks changing places."""
     e, step = square[0].e, 1
     lane = ir.VectorType(ir.IntType(32), e.W)
@@ -89,7 +92,7 @@ def turn_panel(e, room, to, source, stride, depth, width, vectors):
         rows, at = [row(v * e.W + q) for q in range(e.W)], to + v * e.W
 
         def square(k: Int) -> None:
-            for q, column in enumerate(turned([p.load(k) for p in rows])):
+            for q, column in enumerate(columns_of([p.load(k) for p in rows])):
                 (at + (k + q) * block).store(column)
 
         def number(k: Int) -> None:
@@ -170,15 +173,10 @@ def add_to_total(sum: Vec, total: Ptr, rest: Int) -> None:
 
 
 @primitive
-def add_panel(e, room, n, vectors, sums, total, total_row, rest):
-    """total[r] += sums[r] for r < n, a row of a panel each."""
-    sums, total, block = e.ptr(sums), e.ptr(total), vectors * e.W
-
-    def row(r: Int) -> None:
-        source, to = sums + r * block, total + r * total_row
-        e.each(vectors, lambda v: add_to_total((source + v * e.W).load(), to + v * e.W, rest))
-
-    e.each(n, row)
+def add_all(e, room, vectors, sums, total, rest):
+    """total[v] += sums[v] for v < vectors."""
+    sums, total = e.ptr(sums), e.ptr(total)
+    e.each(vectors, lambda v: add_to_total((sums + v * e.W).load(), total + v * e.W, rest))
 
 
 @primitive
@@ -236,7 +234,7 @@ def product(seat, team, room, a, b, across, bias, c):
     ----------
     seat, team : as for ``forward.forward``
     room : Room
-    a : (N, n), contiguous in the inner axis
+    a : (N, n)
     b : (n, m), contiguous in the inner axis or, if ``across``, in the other
     bias : (m,), contiguous, or of size 0
     c : (N, m), contiguous in the inner axis
@@ -274,9 +272,9 @@ def product(seat, team, room, a, b, across, bias, c):
                 elif out != to:
                     for q in range(count):
                         copy_row(room, spare + q * out_step, to + q * step, width)
-                source = address(a) + r * a.strides[0] + k * item
+                source = address(a) + r * a.strides[0] + k * a.strides[1]
                 times(
-                    room, vectors, count, source, a.strides[0] // item, 1, depth, panel, start, start_step // item, out,
+                    room, vectors, count, source, a.strides[0] // item, a.strides[1] // item, depth, panel, start, start_step // item, out,
                     out_step // item,
                 )  # fmt: skip
                 if out != to:
@@ -294,7 +292,7 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
     seat, team : as for ``forward.forward``
     room : Room
     a, b : (N, m), (N, n), contiguous in their inner axes
-    total : (2, m, whole panels): [0] the sums so far, [1] what rounding has left over
+    total : (2, panels, m, block): [0] the sums so far, [1] what rounding has left over
     bias : (2, whole vectors) the same of the columns of A, or of size 0
     c : (m, n), contiguous in the inner axis
     """
@@ -302,33 +300,41 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
         seat = assemble(team, offer())
     item, block, (m, n) = a.itemsize, room.block, c.shape
     top, low, first, last = parts(seat, m, (n + block - 1) // block)
-    panel = address(room.w) + seat.member * room.size * item
-    nothing = panel + CHUNK * block * item
+    panels = address(room.w) + seat.member * room.size * item
+    nothing = panels + (last - first) * block * CHUNK * item
     sums = nothing + block * item
+    turned = sums + (low - top) * block * item
     zero_padded(room, nothing, block)
-    row = total.shape[2]
     W = block // NV
     left, right = share((m + W - 1) // W, seat.member, seat.members)
     for r in range(begin, end, CHUNK):
         count = min(CHUNK, end - r)
         source = address(a) + r * a.strides[0]
-        for j in range(first * block, last * block, block):
-            width = min(block, n - j)
-            vectors = vectors_of(width, W)
-            beside = address(b) + r * b.strides[0] + j * item
-            copy_panel(room, panel, beside, b.strides[0] // item, count, width, vectors)
+        turn_panel(room, turned, source + top * item, a.strides[0] // item, low - top, count, CHUNK // W)
+        # A few rows at a time, for the sake of what fetches memory ahead.
+        for k in range(0, count, FEW):
+            for j in range(first * block, last * block, block):
+                width = min(block, n - j)
+                vectors = vectors_of(width, W)
+                beside = address(b) + (r + k) * b.strides[0] + j * item
+                to = panels + ((j - first * block) * CHUNK + k * vectors * W) * item
+                copy_panel(room, to, beside, b.strides[0] // item, min(FEW, count - k), width, vectors)
+        for j in range(first, last):
+            vectors = vectors_of(n - j * block, W)
+            panel = panels + (j - first) * block * CHUNK * item
             times(
-                room, vectors, low - top, source + top * item, 1, a.strides[0] // item, count, panel, nothing, 0, sums,
-                vectors * W,
-            )  # fmt: skip
-            add_panel(room, low - top, vectors, sums, address(total) + (top * row + j) * item, row, m * row)
+                room, vectors, low - top, turned, CHUNK, 1, count, panel, nothing, 0, sums, vectors * W
+            )
+            to = address(total) + (j * m * block + top * vectors * W) * item
+            add_all(room, (low - top) * vectors, sums, to, total.size // 2)
         if bias.size > 0:
             columns_here = min(right * W, m) - left * W
             at = address(bias) + left * W * item
             add_columns(room, count, source + left * W * item, a.strides[0] // item, columns_here, at, bias.shape[1])
     if end == a.shape[0]:
-        for i in range(top, low):
-            for j in range(first * block, last * block, block):
-                to = address(c) + i * c.strides[0] + j * item
-                copy_row(room, to, address(total) + (i * row + j) * item, min(block, n - j))
+        for j in range(first, last):
+            width = vectors_of(n - j * block, W) * W
+            for i in range(top, low):
+                source = address(total) + (j * m * block + i * width) * item
+                copy_row(room, address(c) + i * c.strides[0] + j * block * item, source, min(block, n - j * block))
     part_ways(seat)

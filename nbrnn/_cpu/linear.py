@@ -22,7 +22,7 @@ from .unit import readable
 Array = NDArray[Any]
 
 #: Rows and columns of C that ``columns`` forms at a time: their totals stay in a core's own caches.
-HIGH, WIDE = 256, 512
+HIGH, WIDE = 256, 256
 
 #: Rows of a piece at least: each of them brings all panels into place anew.
 LEAST = 64
@@ -56,7 +56,7 @@ class Kit:
     def columns(self) -> Any:
         """The compiled ``dense.columns``."""
         a, c, rows = any_array(self.dtype, 2), any_array(self.dtype, 2, False), [types.int64] * 2
-        totals = own_array(self.dtype, 3), own_array(self.dtype, 2)
+        totals = own_array(self.dtype, 4), own_array(self.dtype, 2)
         return compiled(dense.columns, (SEAT, TEAM, self._room, a, a, *rows, *totals, c))
 
     def room(self, size: int, members: int) -> dense.Room:
@@ -78,25 +78,27 @@ def kit(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Kit:
 
 
 def product(a: Array, b: Array, bias: Array | None = None) -> Array:
-    """A B + bias, for A (N, n) with many rows, B (n, m) and bias (m,), all of one dtype.
+    """A B + bias, for A (N, n), B (n, m) and bias (m,), all of one dtype.
 
     A row of the result doesn't depend on the others, to the bit.
     """
     own = kit(a.dtype, isa.current())
-    (rows, depth), m = a.shape, b.shape[1]
-    c = np.empty((rows, m), a.dtype)
-    a, size = readable(a), dense.product_size(rows, depth, own.block)
+    c = np.empty((len(a), b.shape[1]), a.dtype)
     across = b.strides[0] == b.itemsize
-    if not across or not b.flags.aligned:
-        b = readable(b)
-        across = False
-    bias = own.nothing if bias is None else bias
-    each = own.seconds(depth, m)
+    _multiply(own, readable(a), b if across else readable(b), across, own.nothing if bias is None else bias, c)
+    return c
+
+
+def _multiply(own: Kit, a: Array, b: Array, across: bool, bias: Array, c: Array) -> None:
+    """See ``dense.product``."""
+    (rows, depth), m = a.shape, b.shape[1]
+    each, size = own.seconds(depth, m), dense.product_size(rows, depth, own.block)
     if each * (rows + PACKING) < cost.WORTH_IT:
         own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, across, bias, c)
-        return c
+        return
     members = workers.allowed()
-    plan = cost.Plan(each, members, 1, rows, max(LEAST, int(cost.PIECE / each)))
+    # All panels are brought into place for each piece anew.
+    plan = cost.Plan(each * (rows + PACKING) / rows, members, 1, rows, max(LEAST, int(cost.PIECE / each)))
     alone = workers.rouse(plan, rows) if rows >= ROWS else 0
     room, done = own.room(size, members), 0
     with workers.Sharing(plan, alone) as sharing:
@@ -104,32 +106,39 @@ def product(a: Array, b: Array, bias: Array | None = None) -> Array:
             part = slice(done, done + now)
             own.product(CALLER, sharing.team(now), room, a[part], b, across, bias, c[part])
             done += now
-    return c
 
 
 def product_of_columns(a: Array, b: Array, to: Array, sums: Array | None = None) -> None:
-    """A^T B, for A (N, m) and B (N, n) with many rows, and the sums of the columns of A, all of one dtype.
+    """A^T B, for A (N, m) and B (N, n), and the sums of the columns of A, all of one dtype.
 
     Both are summed ``dense.CHUNK`` rows at a time, and what rounding leaves over is added to the next.
     """
     own = kit(a.dtype, isa.current())
     a, b, rows, (m, n) = readable(a), readable(b), len(a), to.shape
+    if rows <= CHUNK:
+        _multiply(own, a.T, b, False, own.nothing, to)
+        if sums is not None:
+            np.add.reduce(a, 0, out=sums)
+        return
     most = workers.allowed() if rows * own.seconds(n, m) >= cost.WORTH_IT else 1
-    high = HIGH * most
-    for i in range(0, m, high):
+    for i in range(0, m, HIGH * most):
+        some = slice(i, i + HIGH * most)
         for j in range(0, n, WIDE):
-            part = to[i : i + high, j : j + WIDE]
-            total = aligned_zeros((2, len(part), padded(part.shape[1], own.block)), own.dtype)
-            of_bias = aligned_zeros((2, padded(len(part), own.W) if sums is not None and j == 0 else 0), own.dtype)
-            each = own.seconds(len(part), part.shape[1])
-            plan = cost.Plan(each, most, 1, rows, max(1, int(cost.PIECE / each) // CHUNK) * CHUNK)
-            room, done = own.room(dense.columns_size(len(part), own.block), most), 0
-            with workers.Sharing(plan, 0) as sharing:
-                for now in cost.cuts(plan, rows, 0):
-                    left, right = a[:, i : i + high], b[:, j : j + WIDE]
-                    own.columns(
-                        CALLER, sharing.team(now), room, left, right, done, done + now, total, of_bias, part
-                    )
-                    done += now
-            if sums is not None and j == 0:
-                sums[i : i + high] = of_bias[0, : len(part)]
+            bias = None if sums is None or j > 0 else sums[some]
+            _block(own, a[:, some], b[:, j : j + WIDE], to[some, j : j + WIDE], bias, most)
+
+
+def _block(own: Kit, a: Array, b: Array, to: Array, sums: Array | None, most: int) -> None:
+    """A part of C: its totals stay in the caches of as many threads as may share it."""
+    rows, (m, n) = len(a), to.shape
+    panels = -(-n // own.block)
+    total = aligned_zeros((2, panels, m, own.block), own.dtype)
+    of_a = aligned_zeros((2, 0 if sums is None else padded(m, own.W)), own.dtype)
+    room, each, done = own.room(dense.columns_size(m, panels, own.block), most), own.seconds(n, m), 0
+    plan = cost.Plan(each, most, 1, rows, padded(max(1, int(cost.PIECE / each)), CHUNK))
+    with workers.Sharing(plan, 0) as sharing:
+        for now in cost.cuts(plan, rows, 0):
+            own.columns(CALLER, sharing.team(now), room, a, b, done, done + now, total, of_a, to)
+            done += now
+    if sums is not None:
+        sums[...] = of_a[0, :m]
