@@ -106,8 +106,8 @@ class Linear(Stateless):
         require(lambda: f"Linear for x of shape {x.shape}", self.dtype, y=y_size)
         steps = Rows(x, ends)
         rows = steps.of(x)
-        own = self._parameters
-        y = product(rows, own["weight"].T, own["bias"] if self.bias else None)
+        own = self._parameters.arrays
+        y = product(rows, own["weight"], own["bias"] if self.bias else None, across=True)
         if self.activation in ("sigmoid", "tanh"):
             y = activate(self.activation, y)
         elif self.activation == "relu":
@@ -124,7 +124,7 @@ class Linear(Stateless):
         elif self.activation is not None:
             dy = FORMULAS[self.activation][1](y, dy)
         product_of_columns(dy, x, gradients["weight"], gradients["bias"] if self.bias else None)
-        return steps.back(product(dy, self._parameters["weight"]))
+        return steps.back(product(dy, self._parameters.arrays["weight"]))
 
     def _run_there(
         self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None

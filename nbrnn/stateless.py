@@ -257,6 +257,8 @@ class Rows:
         """(N, n) of (..., n)."""
         if self.inside is not None:
             return a[self.inside]
+        if a.ndim == 2:
+            return a
         return (a.swapaxes(0, 1) if self.batch_first else a).reshape(-1, a.shape[-1])
 
     def back(self, rows: Array) -> Array:
@@ -268,4 +270,6 @@ class Rows:
             return a
         if self.batch_first:
             return rows.reshape(*self.shape[::-1], n).swapaxes(0, 1)
+        if len(self.shape) == 1:
+            return rows
         return rows.reshape(*self.shape, n)

@@ -1,8 +1,7 @@
 """Products of matrices with many rows, for parts of a network that know no time.
 
-One tile serves them all, sums[r][v] + a[r, k] * panel[k][v] with k upward, whether ``a`` is read along its rows or along
-its columns.  What it is multiplied by is brought into a panel just before, and used while it is in the nearest caches:
-so nothing is kept from call to call.
+One tile serves them all, sums[r][v] + a[r, k] * panel[k][v] with k upward.  What rows are multiplied by is brought into
+a panel just before, and used while it is in a core's own caches: so nothing is kept from call to call.
 
 A number of C is one sum in one order, whatever the tile, the panel, the member or the piece it falls to.
 """
@@ -20,7 +19,7 @@ from . import tiles
 from .emit import I64, Emit, Int, Ptr, Vec
 from .ends import first_lanes, load_first
 from .rows import address, copy_row, primitive, zero_padded
-from .team import assemble, meet, nought, offer, part_ways, share
+from .team import assemble, nought, offer, part_ways, share
 
 #: Vectors in a row of a panel: the last panel may have fewer.
 NV, FEWER = 4, (2, 1)
@@ -161,11 +160,11 @@ def times_panel(vectors: int) -> Any:
 times_whole, times_two, times_one = map(times_panel, (NV, *FEWER))
 
 
-def add_to_total(sum: Vec, total: Ptr, rest: Int) -> None:
-    """Add a sum to a total with what rounding has left over before, which stands ``rest`` numbers further (Kahan 1965;
+def add_to_total(part: Vec, total: Ptr, rest: Int) -> None:
+    """Add a part of a sum to its total, with what rounding has left over before, which stands ``rest`` numbers further (Kahan 1965;
     see ``tiles.outer``).
     """
-    before, more = total.load(), sum + (total + rest).load()
+    before, more = total.load(), part + (total + rest).load()
     new = before + more
     left = more - (new - before)
     total.store(new)
@@ -181,7 +180,7 @@ def add_all(e, room, vectors, sums, total, rest):
 
 @primitive
 def add_columns(e, room, count, a, a_row, n, total, rest):
-    """total[k] += sum over r < count of a[r * a_row + k] for k < n: four sums side by side, of every fourth row each."""
+    """total[k] += sum over r < count of a[r * a_row + k] for k < n: of every ``SIDE``-th row each, side by side."""
     a, total = e.ptr(a), e.ptr(total)
 
     def some(at: Ptr, to: Ptr, load: Callable[[Ptr], Vec]) -> None:
@@ -228,14 +227,14 @@ def parts(seat, n, panels):
 
 @kernel
 def product(seat, team, room, a, b, across, bias, c):
-    """C = A B + bias.
+    """C = A B + bias, or ``across`` A B^T + bias.
 
     Parameters
     ----------
     seat, team : as for ``forward.forward``
     room : Room
     a : (N, n)
-    b : (n, m), contiguous in the inner axis or, if ``across``, in the other
+    b : (n, m) or (m, n), contiguous in the inner axis
     bias : (m,), contiguous, or of size 0
     c : (N, m), contiguous in the inner axis
     """
@@ -255,11 +254,11 @@ def product(seat, team, room, a, b, across, bias, c):
             for j in range(first * block, last * block, block):
                 width = min(block, m - j)
                 vectors = vectors_of(width, W)
-                source = address(b) + k * b.strides[0] + j * b.strides[1]
+                step = b.strides[0]
                 if across:
-                    turn_panel(room, panel, source, b.strides[1] // item, depth, width, vectors)
+                    turn_panel(room, panel, address(b) + j * step + k * item, step // item, depth, width, vectors)
                 else:
-                    copy_panel(room, panel, source, b.strides[0] // item, depth, width, vectors)
+                    copy_panel(room, panel, address(b) + k * step + j * item, step // item, depth, width, vectors)
                 # What isn't a whole panel goes by way of spare rows.
                 to, step = address(c) + r * c.strides[0] + j * item, c.strides[0]
                 out, out_step = (to, step) if width == vectors * W else (spare, vectors * W * item)
@@ -274,8 +273,8 @@ def product(seat, team, room, a, b, across, bias, c):
                         copy_row(room, spare + q * out_step, to + q * step, width)
                 source = address(a) + r * a.strides[0] + k * a.strides[1]
                 times(
-                    room, vectors, count, source, a.strides[0] // item, a.strides[1] // item, depth, panel, start, start_step // item, out,
-                    out_step // item,
+                    room, vectors, count, source, a.strides[0] // item, a.strides[1] // item, depth, panel, start,
+                    start_step // item, out, out_step // item,
                 )  # fmt: skip
                 if out != to:
                     for q in range(count):
@@ -311,7 +310,7 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
         count = min(CHUNK, end - r)
         source = address(a) + r * a.strides[0]
         turn_panel(room, turned, source + top * item, a.strides[0] // item, low - top, count, CHUNK // W)
-        # A few rows at a time, for the sake of what fetches memory ahead.
+        # A few rows at a time, so that memory is read from front to back.
         for k in range(0, count, FEW):
             for j in range(first * block, last * block, block):
                 width = min(block, n - j)
@@ -322,9 +321,7 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
         for j in range(first, last):
             vectors = vectors_of(n - j * block, W)
             panel = panels + (j - first) * block * CHUNK * item
-            times(
-                room, vectors, low - top, turned, CHUNK, 1, count, panel, nothing, 0, sums, vectors * W
-            )
+            times(room, vectors, low - top, turned, CHUNK, 1, count, panel, nothing, 0, sums, vectors * W)
             to = address(total) + (j * m * block + top * vectors * W) * item
             add_all(room, (low - top) * vectors, sums, to, total.size // 2)
         if bias.size > 0:

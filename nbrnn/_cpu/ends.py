@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import math
-
 from llvmlite import ir
 
 from .emit import I64, Emit, Int, Ptr, Vec
 from .rows import stack
 
 
-def first_lanes(e: Emit, n: Int) -> ir.Value:
-    """Which lanes are below n (any integer)."""
+def _lanes(e: Emit, relation: str, n: Int) -> ir.Value:
+    """Lanes whose places have a relation to n (any integer)."""
     if e.W == 1:
-        return e.b.icmp_signed(">", n.x, I64(0))
+        return e.b.icmp_signed(relation, I64(0), n.x)
     lane = e.bits_type.element
     index = ir.Constant(e.bits_type, list(range(e.W)))
     one = e.b.insert_element(ir.Constant(e.bits_type, ir.Undefined), e.b.trunc(n.x, lane), ir.IntType(32)(0))
     same = e.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), e.W), [0] * e.W))
-    return e.b.icmp_signed("<", index, same)
+    return e.b.icmp_signed(relation, index, same)
 
 
-def load_first(p: Ptr, mask: ir.Value) -> Vec:
-    """Numbers where the mask is true, else -inf."""
-    e, nothing = p.e, p.e.vec(-math.inf)
+def first_lanes(e: Emit, n: Int) -> ir.Value:
+    """Which lanes are below n (any integer)."""
+    return _lanes(e, "<", n)
+
+
+def lane_is(e: Emit, n: Int) -> ir.Value:
+    """Which lane is number n, if any."""
+    return _lanes(e, "==", n)
+
+
+def load_first(p: Ptr, mask: ir.Value, otherwise: Vec | float = 0.0) -> Vec:
+    """Numbers where the mask is true, else others."""
+    e, nothing = p.e, p.e.vec(otherwise)
     if e.W == 1:
         spare = stack(e, 1)
         spare.store(nothing)

@@ -31,8 +31,7 @@ LEAST = 64
 class Rooms(threading.local):
     """What the calls of a thread work in, one after another."""
 
-    def __init__(self) -> None:
-        self.vector: Array | None = None
+    last: dense.Room | None = None
 
 
 class Kit:
@@ -42,7 +41,8 @@ class Kit:
         self.dtype, self.W, self._lanes = dtype, vector_numbers(lanes, dtype), lanes()
         self.block = NV * self.W
         self.nothing = np.empty(0, dtype)
-        self._vectors_a_second = cost.VECTORS_A_SECOND[lanes]
+        #: Multiplications in a second, in one thread.
+        self.speed = cost.VECTORS_A_SECOND[lanes] * self.W
         self._rooms = Rooms()
         self._room = named(dense.Room, own_array(dtype, 1), typeof(self._lanes), types.int64, types.int64)
 
@@ -60,15 +60,17 @@ class Kit:
         return compiled(dense.columns, (SEAT, TEAM, self._room, a, a, *rows, *totals, c))
 
     def room(self, size: int, members: int) -> dense.Room:
-        """Room of so many numbers for each member: what the thread had before, if that is enough."""
-        vector = self._rooms.vector
-        if vector is None or vector.size < size * members:
-            vector = self._rooms.vector = aligned((size * members,), self.dtype)
-        return dense.Room(vector, self._lanes, self.block, size)
+        """Room of so many numbers at least for each member: what the thread had before, if that is enough."""
+        room = self._rooms.last
+        if room is None or room.size < size or room.w.size < room.size * members:
+            size = size if room is None else max(size, room.size)
+            room = dense.Room(aligned((size * members,), self.dtype), self._lanes, self.block, size)
+            self._rooms.last = room
+        return room
 
     def seconds(self, inputs: int, outputs: int) -> float:
         """What a row takes one thread."""
-        return inputs * padded(outputs, self.block) / self.W / self._vectors_a_second
+        return inputs * padded(outputs, self.block) / self.speed
 
 
 @cached
@@ -77,28 +79,27 @@ def kit(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Kit:
     return Kit(dtype, lanes)
 
 
-def product(a: Array, b: Array, bias: Array | None = None) -> Array:
-    """A B + bias, for A (N, n), B (n, m) and bias (m,), all of one dtype.
+def product(a: Array, b: Array, bias: Array | None = None, across: bool = False) -> Array:
+    """A B + bias, for A (N, n), B (n, m) and bias (m,), all of one dtype; ``across``: A B^T, for B (m, n).
 
     A row of the result doesn't depend on the others, to the bit.
     """
     own = kit(a.dtype, isa.current())
-    c = np.empty((len(a), b.shape[1]), a.dtype)
-    across = b.strides[0] == b.itemsize
-    _multiply(own, readable(a), b if across else readable(b), across, own.nothing if bias is None else bias, c)
+    c = np.empty((len(a), b.shape[not across]), a.dtype)
+    _multiply(own, readable(a), readable(b), across, own.nothing if bias is None else bias, c)
     return c
 
 
 def _multiply(own: Kit, a: Array, b: Array, across: bool, bias: Array, c: Array) -> None:
     """See ``dense.product``."""
-    (rows, depth), m = a.shape, b.shape[1]
-    each, size = own.seconds(depth, m), dense.product_size(rows, depth, own.block)
-    if each * (rows + PACKING) < cost.WORTH_IT:
+    (rows, depth), m = a.shape, c.shape[1]
+    size = dense.product_size(rows, depth, own.block)
+    if (rows + PACKING) * depth * m < own.speed * cost.WORTH_IT:
         own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, across, bias, c)
         return
-    members = workers.allowed()
+    each, members = own.seconds(depth, m), workers.allowed()
     # All panels are brought into place for each piece anew.
-    plan = cost.Plan(each * (rows + PACKING) / rows, members, 1, rows, max(LEAST, int(cost.PIECE / each)))
+    plan = cost.plan_of_rows(each * (rows + PACKING) / rows, rows, members, LEAST)
     alone = workers.rouse(plan, rows) if rows >= ROWS else 0
     room, done = own.room(size, members), 0
     with workers.Sharing(plan, alone) as sharing:
@@ -115,8 +116,11 @@ def product_of_columns(a: Array, b: Array, to: Array, sums: Array | None = None)
     """
     own = kit(a.dtype, isa.current())
     a, b, rows, (m, n) = readable(a), readable(b), len(a), to.shape
-    if rows <= CHUNK:
+    if rows == 0:
+        to.fill(0)
+    elif rows <= CHUNK:
         _multiply(own, a.T, b, False, own.nothing, to)
+    if rows <= CHUNK:
         if sums is not None:
             np.add.reduce(a, 0, out=sums)
         return
@@ -135,7 +139,7 @@ def _block(own: Kit, a: Array, b: Array, to: Array, sums: Array | None, most: in
     total = aligned_zeros((2, panels, m, own.block), own.dtype)
     of_a = aligned_zeros((2, 0 if sums is None else padded(m, own.W)), own.dtype)
     room, each, done = own.room(dense.columns_size(m, panels, own.block), most), own.seconds(n, m), 0
-    plan = cost.Plan(each, most, 1, rows, padded(max(1, int(cost.PIECE / each)), CHUNK))
+    plan = cost.plan_of_rows(each, rows, most, CHUNK)
     with workers.Sharing(plan, 0) as sharing:
         for now in cost.cuts(plan, rows, 0):
             own.columns(CALLER, sharing.team(now), room, a, b, done, done + now, total, of_a, to)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
-from .._cpu import isa
 from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
 from .inputs import MOST, Array, by_step, count, limits, ready, sides, steps
@@ -85,8 +84,7 @@ def cross_entropy(
     dy = np.empty(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
-    run = softmax.cross_entropy_kernel(y.dtype, isa.current())
-    fits, loss = run(softmax.room(y.dtype), given, goal, limits(ends, given), w, smoothing, ignored, slope)
+    fits, loss = softmax.run_cross_entropy(given, goal, limits(ends, given), w, smoothing, ignored, slope)
     if not fits:
         raise ValueError(f"target must lie in 0..{classes - 1}, or be ignore_index ({ignore_index})")
     return loss, dy
