@@ -224,7 +224,7 @@ def _alone(part: Any) -> Callable[[Any], Array]:
     """A part without state; that which most networks end with without the checks of a call."""
     if not isinstance(part, Linear) or part.activation is not None:
         return lambda x: part(x)[0]
-    weight, bias = (np.array(part.params[name]) if name in part.params else None for name in ("weight", "bias"))
+    weight, bias = np.array(part.params["weight"]), np.array(part.params["bias"]) if part.bias else None
 
     def linear(x: Array) -> Array:
         y = product(x.reshape(-1, x.shape[-1]), weight, bias, across=True)

@@ -107,7 +107,7 @@ def turn_panel(e, room, to, source, stride, depth, width, vectors):
 
 @primitive
 def copy_panel(e, room, to, source, stride, depth, width, vectors):
-    """``to[k][j] = source[k * stride + j]`` for k < depth and j < width."""
+    """``to[k][j] = source[k * stride + j]`` for k < depth and j < width; then zeros: some other numbers take long."""
     to, source, block = e.ptr(to), e.ptr(source), vectors * e.W
     whole, mask = truth(e, "==", width, NV * e.W), first_lanes(e, width % e.W)
 
@@ -117,6 +117,7 @@ def copy_panel(e, room, to, source, stride, depth, width, vectors):
 
     def part(k: Int) -> None:
         out, at, v = to + k * block, source + k * stride, width // e.W
+        e.each(vectors - v, lambda q: (out + (v + q) * e.W).store(0.0))
         e.each(v, lambda v: (out + v * e.W).store((at + v * e.W).load()))
         e.each((width % e.W).at_most(1), lambda _: (out + v * e.W).store(load_first(at + v * e.W, mask)))
 
@@ -161,8 +162,8 @@ times_whole, times_two, times_one = map(times_panel, (NV, *FEWER))
 
 
 def add_to_total(part: Vec, total: Ptr, rest: Int) -> None:
-    """Add a part of a sum to its total, with what rounding has left over before, which stands ``rest`` numbers further (Kahan 1965;
-    see ``tiles.outer``).
+    """Add a part of a sum to its total, with what rounding has left over before, which stands ``rest`` numbers further
+    (Kahan 1965; see ``tiles.outer``).
     """
     before, more = total.load(), part + (total + rest).load()
     new = before + more

@@ -94,7 +94,7 @@ def _multiply(own: Kit, a: Array, b: Array, across: bool, bias: Array, c: Array)
     """See ``dense.product``."""
     (rows, depth), m = a.shape, c.shape[1]
     size = dense.product_size(rows, depth, own.block)
-    if (rows + PACKING) * depth * m < own.speed * cost.WORTH_IT:
+    if rows == 0 or (rows + PACKING) * depth * m < own.speed * cost.WORTH_IT:
         own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, across, bias, c)
         return
     each, members = own.seconds(depth, m), workers.allowed()

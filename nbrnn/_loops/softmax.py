@@ -111,7 +111,7 @@ def row_max(e, room, source, n, top):
 
 @primitive
 def exp_row(e, room, source, to, n, top, left_out, total):
-    """``to[k] = exp(source[k] - top)`` for k < n; their sum, without that of ``left_out``, to the float64 at ``total``."""
+    """``to[k] = exp(source[k] - top)`` for k < n; their sum, ``left_out`` left out, to the float64 at ``total``."""
     source, to, top = e.ptr(source), e.ptr(to), e.ptr(top).broadcast()
     offsets, double = range(0, LANES, e.W), ir.DoubleType()
     wide = double if e.W == 1 else ir.VectorType(double, e.W)
