@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
-from ._cpu.linear import product
+from ._cpu.linear import packed, product
 from .embedding import Embedding
 from .module import Module, Tape
 from .networks import Sequential
@@ -224,10 +224,10 @@ def _alone(part: Any) -> Callable[[Any], Array]:
     """A part without state; that which most networks end with without the checks of a call."""
     if not isinstance(part, Linear) or part.activation is not None:
         return lambda x: part(x)[0]
-    weight, bias = np.array(part.params["weight"]), np.array(part.params["bias"]) if part.bias else None
+    weight, bias = packed(np.asarray(part.params["weight"])), np.array(part.params["bias"]) if part.bias else None
 
     def linear(x: Array) -> Array:
-        y = product(x.reshape(-1, x.shape[-1]), weight, bias, across=True)
+        y = product(x.reshape(-1, x.shape[-1]), weight, bias)
         return y[0] if x.ndim == 1 else y
 
     return linear

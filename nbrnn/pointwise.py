@@ -11,9 +11,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _check
 from ._cells.ops import relu, sigmoid, tanh, where_positive
+from ._cpu import isa
 from ._cpu.activation import activate
 from ._cpu.dropout import MODULE
-from ._cpu.linear import product, product_of_columns
+from ._cpu.linear import Packed, kit, packed, product, product_of_columns
 from ._cpu.unit import draw_key, dropout
 from ._cuda import parts
 from ._cuda.array import DeviceArray
@@ -26,6 +27,9 @@ from .module import Seed
 from .stateless import Rows, Stateless, floats, given, inside
 
 Array = NDArray[Any]
+
+#: Rows that gain by weights that are packed already.
+FEW = 64
 
 ACTIVATIONS = (None, "softmax", "sigmoid", "tanh", "relu")
 
@@ -93,6 +97,8 @@ class Linear(Stateless):
         bound = 1 / math.sqrt(self.in_features)
         for name, shape in shapes.items():
             self.params[name] = self._rng.uniform(-bound, bound, shape)
+        #: The version of the parameters at the last call for few rows, and the weights as packed since.
+        self._packed: tuple[int, Packed | None] = (-1, None)
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
@@ -107,7 +113,8 @@ class Linear(Stateless):
         steps = Rows(x, ends)
         rows = steps.of(x)
         own = self._parameters.arrays
-        y = product(rows, own["weight"], own["bias"] if self.bias else None, across=True)
+        weight = self._weight() if len(rows) <= FEW else own["weight"]
+        y = product(rows, weight, own["bias"] if self.bias else None, across=True)
         if self.activation in ("sigmoid", "tanh"):
             y = activate(self.activation, y)
         elif self.activation == "relu":
@@ -115,6 +122,21 @@ class Linear(Stateless):
         elif self.activation == "softmax":
             y = softmax(y)
         return steps.back(y), (steps, rows, y if self.activation else None)
+
+    def _weight(self) -> Array | Packed:
+        """The weights for few rows: packed from the second time on that they are asked for, until they change."""
+        weight, version = self._parameters.arrays["weight"], self._parameters.version
+        before, found = self._packed
+        if before != version:
+            self._packed = version, None
+            return weight
+        if found is None or found.own is not kit(self.dtype, isa.current()):
+            found = packed(weight)
+            self._packed = version, found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_packed": (-1, None)}
 
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
         steps, x, y = kept

@@ -226,16 +226,31 @@ def parts(seat, n, panels):
     return nought(), n, first, last
 
 
+#: How a matrix is given that rows are to be multiplied by: as it is; turned; brought into panels before, by ``pack``.
+AS_IS, ACROSS, PACKED = range(3)
+
+
 @kernel
-def product(seat, team, room, a, b, across, bias, c):
-    """C = A B + bias, or ``across`` A B^T + bias.
+def pack(room, b, to):
+    """All panels of a matrix (m, n) that is given ``ACROSS``, one after another."""
+    (m, n), item, block = b.shape, b.itemsize, room.block
+    for j in range(0, m, block):
+        width, step = min(block, m - j), b.strides[0]
+        vectors = vectors_of(width, block // NV)
+        turn_panel(room, address(to) + j * n * item, address(b) + j * step, step // item, n, width, vectors)
+
+
+@kernel
+def product(seat, team, room, a, b, how, bias, c):
+    """C = A B + bias.
 
     Parameters
     ----------
     seat, team : as for ``forward.forward``
     room : Room
     a : (N, n)
-    b : (n, m) or (m, n), contiguous in the inner axis
+    b : (n, m), ``ACROSS`` (m, n), contiguous in the inner axis; ``PACKED`` (1, ...), what ``pack`` made of (m, n)
+    how : one of these
     bias : (m,), contiguous, or of size 0
     c : (N, m), contiguous in the inner axis
     """
@@ -245,8 +260,8 @@ def product(seat, team, room, a, b, across, bias, c):
     W = block // NV
     panels = (m + block - 1) // block
     begin, end, first, last = parts(seat, rows, panels)
-    panel = address(room.w) + seat.member * room.size * item
-    nothing = panel + min(whole_depth, DEPTH) * block * item
+    own = address(room.w) + seat.member * room.size * item
+    nothing = own + min(whole_depth, DEPTH) * block * item
     spare = nothing + block * item
     for k in range(0, whole_depth, DEPTH):
         depth = min(DEPTH, whole_depth - k)
@@ -255,11 +270,13 @@ def product(seat, team, room, a, b, across, bias, c):
             for j in range(first * block, last * block, block):
                 width = min(block, m - j)
                 vectors = vectors_of(width, W)
-                step = b.strides[0]
-                if across:
+                panel, step = own, b.strides[0]
+                if how == ACROSS:
                     turn_panel(room, panel, address(b) + j * step + k * item, step // item, depth, width, vectors)
-                else:
+                elif how == AS_IS:
                     copy_panel(room, panel, address(b) + k * step + j * item, step // item, depth, width, vectors)
+                else:
+                    panel = address(b) + (j * whole_depth + k * vectors * W) * item
                 # What isn't a whole panel goes by way of spare rows.
                 to, step = address(c) + r * c.strides[0] + j * item, c.strides[0]
                 out, out_step = (to, step) if width == vectors * W else (spare, vectors * W * item)

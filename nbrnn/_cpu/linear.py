@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import typeof, types
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros
 from . import cost, dense, isa, workers
-from .dense import CHUNK, NV, PACKING, ROWS
+from .dense import AS_IS, CHUNK, NV, PACKED, PACKING, ROWS
 from .loops import SEAT, TEAM, any_array, named, own_array
 from .packing import padded, vector_numbers
 from .team import CALLER
@@ -50,7 +50,12 @@ class Kit:
     def product(self) -> Any:
         """The compiled ``dense.product``."""
         a, bias, c = any_array(self.dtype, 2), any_array(self.dtype, 1), any_array(self.dtype, 2, False)
-        return compiled(dense.product, (SEAT, TEAM, self._room, a, a, types.boolean, bias, c))
+        return compiled(dense.product, (SEAT, TEAM, self._room, a, a, types.int64, bias, c))
+
+    @functools.cached_property
+    def pack(self) -> Any:
+        """The compiled ``dense.pack``."""
+        return compiled(dense.pack, (self._room, any_array(self.dtype, 2), own_array(self.dtype, 2)))
 
     @functools.cached_property
     def columns(self) -> Any:
@@ -79,23 +84,45 @@ def kit(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Kit:
     return Kit(dtype, lanes)
 
 
-def product(a: Array, b: Array, bias: Array | None = None, across: bool = False) -> Array:
+class Packed(NamedTuple):
+    """A matrix (m, n) in the order in which few rows are multiplied by it ``ACROSS``: they take as long as to bring it
+    into that.
+    """
+
+    panels: Array
+    m: int
+    own: Kit
+
+
+def packed(b: Array) -> Packed:
+    """Of its numbers as they are now."""
+    own, b = kit(b.dtype, isa.current()), readable(b)
+    panels = aligned((1, padded(len(b), own.block) * b.shape[1]), b.dtype)
+    own.pack(own.room(1, 1), b, panels)
+    return Packed(panels, len(b), own)
+
+
+def product(a: Array, b: Array | Packed, bias: Array | None = None, across: bool = False) -> Array:
     """A B + bias, for A (N, n), B (n, m) and bias (m,), all of one dtype; ``across``: A B^T, for B (m, n).
 
-    A row of the result doesn't depend on the others, to the bit.
+    A row of the result doesn't depend on the others, nor on how B is given, to the bit.
     """
-    own = kit(a.dtype, isa.current())
-    c = np.empty((len(a), b.shape[not across]), a.dtype)
-    _multiply(own, readable(a), readable(b), across, own.nothing if bias is None else bias, c)
+    if isinstance(b, Packed):
+        matrix, m, own = b
+        how = PACKED
+    else:
+        own, matrix, m, how = kit(a.dtype, isa.current()), readable(b), b.shape[not across], int(across)
+    c = np.empty((len(a), m), a.dtype)
+    _multiply(own, readable(a), matrix, how, own.nothing if bias is None else bias, c)
     return c
 
 
-def _multiply(own: Kit, a: Array, b: Array, across: bool, bias: Array, c: Array) -> None:
+def _multiply(own: Kit, a: Array, b: Array, how: int, bias: Array, c: Array) -> None:
     """See ``dense.product``."""
     (rows, depth), m = a.shape, c.shape[1]
     size = dense.product_size(rows, depth, own.block)
     if rows == 0 or (rows + PACKING) * depth * m < own.speed * cost.WORTH_IT:
-        own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, across, bias, c)
+        own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, how, bias, c)
         return
     each, members = own.seconds(depth, m), workers.allowed()
     # All panels are brought into place for each piece anew.
@@ -105,7 +132,7 @@ def _multiply(own: Kit, a: Array, b: Array, across: bool, bias: Array, c: Array)
     with workers.Sharing(plan, alone) as sharing:
         for now in cost.cuts(plan, rows, alone):
             part = slice(done, done + now)
-            own.product(CALLER, sharing.team(now), room, a[part], b, across, bias, c[part])
+            own.product(CALLER, sharing.team(now), room, a[part], b, how, bias, c[part])
             done += now
 
 
@@ -119,7 +146,7 @@ def product_of_columns(a: Array, b: Array, to: Array, sums: Array | None = None)
     if rows == 0:
         to.fill(0)
     elif rows <= CHUNK:
-        _multiply(own, a.T, b, False, own.nothing, to)
+        _multiply(own, a.T, b, AS_IS, own.nothing, to)
     if rows <= CHUNK:
         if sums is not None:
             np.add.reduce(a, 0, out=sums)
