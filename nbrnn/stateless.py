@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _check
 from ._cuda.array import DeviceArray
+from ._memory import fresh
 from ._place import Place, place_of
 from .module import Gradients, Module, Seed, Tape
 
@@ -182,7 +183,8 @@ class Stateless(Module):
                 raise ValueError(f"stream must be None on the CPU, got {stream!r}")
             dy = np.zeros(tape.y_shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-            flat = np.zeros(self._parameters.size, tape.dtype)
+            flat = fresh((self._parameters.size,), tape.dtype)
+            flat.fill(0)
             params = self._parameters.views_of(flat)
             dx = self._back(tape.kept, dy, params)
             if not retain:

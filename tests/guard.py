@@ -149,6 +149,7 @@ def guard_package(guarded):
                 ("aligned", guarded.empty),
                 ("aligned_zeros", guarded.zeros),
                 ("aligned_copy", guarded.of),
+                ("fresh", guarded.empty),
             ):
                 if getattr(module, function, None) is getattr(_memory, function):
                     replace(module, function, replacement)

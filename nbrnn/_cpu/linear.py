@@ -11,7 +11,7 @@ from numba import typeof, types
 from numpy.typing import NDArray
 
 from .._kernel import cached, compiled
-from .._memory import aligned, aligned_zeros
+from .._memory import aligned, aligned_zeros, fresh
 from . import cost, dense, isa, workers
 from .dense import AS_IS, CHUNK, NV, PACKED, PACKING, ROWS
 from .loops import SEAT, TEAM, any_array, named, own_array
@@ -112,7 +112,7 @@ def product(a: Array, b: Array | Packed, bias: Array | None = None, across: bool
         how = PACKED
     else:
         own, matrix, m, how = kit(a.dtype, isa.current()), readable(b), b.shape[not across], int(across)
-    c = np.empty((len(a), m), a.dtype)
+    c = fresh((len(a), m), a.dtype)
     _multiply(own, readable(a), matrix, how, own.nothing if bias is None else bias, c)
     return c
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from .. import _check
 from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
+from .._memory import fresh
 from .inputs import MOST, Array, by_step, count, limits, ready, sides, steps
 
 
@@ -81,7 +82,7 @@ def cross_entropy(
             there: Any = y
             own = None if weight is None else w
             return place.wrap(on_device.cross_entropy(there, chosen, ends, batch_first, ignored, own, smoothing))
-    dy = np.empty(y.shape, y.dtype)
+    dy = fresh(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
     fits, loss = softmax.run_cross_entropy(given, goal, limits(ends, given), w, smoothing, ignored, slope)
@@ -152,7 +153,7 @@ def bce_with_logits(
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):
         goal = goal.astype(y.dtype, copy=False)
-    dy = np.empty(y.shape, y.dtype)
+    dy = fresh(y.shape, y.dtype)
     given, goal, w, positive, slope = (by_step(ready(a), ends, batch_first) for a in (y, goal, *weights, dy))
     run = elementwise.binary_kernel(y.dtype)
     fits, total = run(given, goal, limits(ends, given), w, positive, y.dtype.type(1 / numbers), slope)
