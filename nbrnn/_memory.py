@@ -64,8 +64,8 @@ class _Loan:
             spare.pop(next(iter(list(spare)), 0), None)
 
 
-def fresh(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Uninitialised C-contiguous array for a result, in memory that an earlier one had, if there is some.
+def fresh(shape: tuple[int, ...], dtype: DTypeLike, zero: bool = False) -> NDArray[Any]:
+    """C-contiguous array for a result, in memory that an earlier one had, if there is some; of zeros, or uninitialised.
 
     The system would clear each page of new memory when it is first touched: in a training step of a middling network
     that took a sixth of the time.
@@ -73,14 +73,17 @@ def fresh(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if not SMALL <= size <= LARGE:
-        return np.empty(shape, dtype)
+        return (np.zeros if zero else np.empty)(shape, dtype)
     unit = 1 << size.bit_length() - 4  # at most an eighth more than is wanted
     size = -(-size // unit) * unit + ALIGNMENT
     try:
         room = _spare[size].pop()
     except (KeyError, IndexError):
         room = np.empty(size, np.uint8)
-    return np.asarray(_Loan(room, shape, dtype))
+    array: NDArray[Any] = np.asarray(_Loan(room, shape, dtype))
+    if zero:
+        array.fill(0)
+    return array
 
 
 def require(what: Callable[[], str], dtype: DTypeLike, **numbers: int) -> None:

@@ -353,9 +353,7 @@ class Recurrent(Module):
             require(
                 lambda: f"{self._called()}.backward", self.dtype, dx=math.prod(tape.x_shape), between_layers=between
             )
-            dx = fresh(tape.x_shape, self.dtype)
-            if not record.way.batch.full:
-                dx.fill(0)
+            dx = fresh(tape.x_shape, self.dtype, zero=not record.way.batch.full)
             flat = fresh((self._parameters.size,), self.dtype)
             try:
                 into = self._axes.turn(dx, tape.batched)

@@ -183,8 +183,7 @@ class Stateless(Module):
                 raise ValueError(f"stream must be None on the CPU, got {stream!r}")
             dy = np.zeros(tape.y_shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-            flat = fresh((self._parameters.size,), tape.dtype)
-            flat.fill(0)
+            flat = fresh((self._parameters.size,), tape.dtype, zero=True)
             params = self._parameters.views_of(flat)
             dx = self._back(tape.kept, dy, params)
             if not retain:
@@ -267,7 +266,7 @@ class Rows:
         """(..., n) of (N, n): 0 where nothing counts."""
         n = rows.shape[-1]
         if self.inside is not None:
-            a = np.zeros((*self.shape, n), rows.dtype)
+            a = fresh((*self.shape, n), rows.dtype, zero=True)
             a[self.inside] = rows
             return a
         if self.batch_first:

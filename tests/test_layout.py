@@ -53,7 +53,7 @@ INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "packing", "steps",
-        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "dense",
+        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "panels", "dense",
         "loops", "unit", "linear",
     ],
     "_cuda": [

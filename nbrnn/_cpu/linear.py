@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros, fresh
 from . import cost, dense, isa, workers
-from .dense import AS_IS, CHUNK, NV, PACKED, PACKING, ROWS
+from .dense import AS_IS, CHUNK, PACKED, PACKING, ROWS
 from .loops import SEAT, TEAM, any_array, named, own_array
 from .packing import padded, vector_numbers
+from .panels import NV, Room
 from .team import CALLER
 from .unit import readable
 
@@ -31,7 +32,7 @@ LEAST = 64
 class Rooms(threading.local):
     """What the calls of a thread work in, one after another."""
 
-    last: dense.Room | None = None
+    last: Room | None = None
 
 
 class Kit:
@@ -44,7 +45,7 @@ class Kit:
         #: Multiplications in a second, in one thread.
         self.speed = cost.VECTORS_A_SECOND[lanes] * self.W
         self._rooms = Rooms()
-        self._room = named(dense.Room, own_array(dtype, 1), typeof(self._lanes), types.int64, types.int64)
+        self._room = named(Room, own_array(dtype, 1), typeof(self._lanes), types.int64, types.int64)
 
     @functools.cached_property
     def product(self) -> Any:
@@ -64,12 +65,12 @@ class Kit:
         totals = own_array(self.dtype, 4), own_array(self.dtype, 2)
         return compiled(dense.columns, (SEAT, TEAM, self._room, a, a, *rows, *totals, c))
 
-    def room(self, size: int, members: int) -> dense.Room:
+    def room(self, size: int, members: int) -> Room:
         """Room of so many numbers at least for each member: what the thread had before, if that is enough."""
         room = self._rooms.last
         if room is None or room.size < size or room.w.size < room.size * members:
             size = size if room is None else max(size, room.size)
-            room = dense.Room(aligned((size * members,), self.dtype), self._lanes, self.block, size)
+            room = Room(aligned((size * members,), self.dtype), self._lanes, self.block, size)
             self._rooms.last = room
         return room
 
