@@ -16,8 +16,10 @@ from tests.processes import run
 from tests.teams import forced, offered, shared
 
 #: Around vectors, panels, and what is formed at a time.
-SIZES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 100, 127, 128, 129, 257, 511, 512, 513, 1025]))
-ROWS = st.one_of(st.integers(0, 20), st.sampled_from([255, 256, 257, 511, 512, 513, 770]))
+SIZES = st.one_of(
+    st.just(1), st.integers(1, 40), st.sampled_from([63, 64, 65, 100, 127, 128, 129, 257, 511, 512, 513, 1025])
+)
+ROWS = st.one_of(st.integers(0, 20), st.sampled_from([64, 255, 256, 257, 511, 512, 513, 770]))
 WIDTHS = st.sampled_from([isa.current(), *isa.WIDTHS.values()])
 NAMES = {lanes: name for name, lanes in isa.WIDTHS.items()}
 DTYPES = st.sampled_from(["float32", "float64"])
@@ -76,6 +78,10 @@ def test_nor_on_where_sums_are_cut(dtype):
     whole = product(a, b, c)
     for row in (0, 511, 512, 1199):
         np.testing.assert_array_equal(product(a[row : row + 1], b, c)[0], whole[row])
+    column = product(a, b[:, :1], c[:1])
+    np.testing.assert_array_equal(column, product(a, packed(b[:, :1].T), c[:1]))
+    for row in (0, 511, 512, 1199):
+        np.testing.assert_array_equal(product(a[row : row + 1], b[:, :1], c[:1])[0], column[row])
     exact = (a * 8).round(), (b * 8).round()  # of which no sum is rounded
     np.testing.assert_array_equal(product(*exact, c.round()), exact[0] @ exact[1] + c.round())
 

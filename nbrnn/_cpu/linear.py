@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._kernel import cached, compiled
 from .._memory import aligned, aligned_zeros, fresh
 from . import cost, dense, isa, workers
-from .dense import AS_IS, CHUNK, PACKED, PACKING, ROWS
+from .dense import ACROSS, AS_IS, CHUNK, PACKED, PACKING, ROWS
 from .loops import SEAT, TEAM, any_array, named, own_array
 from .packing import padded, vector_numbers
 from .panels import NV, Room
@@ -113,8 +113,13 @@ def product(a: Array, b: Array | Packed, bias: Array | None = None, across: bool
         how = PACKED
     else:
         own, matrix, m, how = kit(a.dtype, isa.current()), readable(b), b.shape[not across], int(across)
-    c = fresh((len(a), m), a.dtype)
-    _multiply(own, readable(a), matrix, how, own.nothing if bias is None else bias, c)
+    a, bias, c = readable(a), own.nothing if bias is None else bias, fresh((len(a), m), a.dtype)
+    if m == 1 and how != PACKED and len(a) >= own.block:
+        # A single column would leave most of each vector empty: so it is the row, with as many outputs as A has rows.
+        row = matrix if across else matrix.T
+        _multiply(own, row, a, ACROSS, np.repeat(bias, len(a)), c.T)
+    else:
+        _multiply(own, a, matrix, how, bias, c)
     return c
 
 
