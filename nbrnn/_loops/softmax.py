@@ -8,6 +8,7 @@ float64, in 16 lanes whatever the width of a vector, so that all widths give the
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from .._cpu.rows import address, emitter, primitive, zero_row
 from .._cpu.team import CALLER, Team, assemble, offer, part_ways, share
 from .._cpu.workers import team_of_rows
 from .._kernel import cached, compiled, kernel
+from .._memory import aligned
 
 Array = NDArray[Any]
 
@@ -59,11 +61,30 @@ class Room(NamedTuple):
 ROW = 40e-9
 
 
+class _Made(threading.local):
+    """The rooms of a thread's calls, which come one after another."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[tuple[Any, ...], Room] = {}
+
+
+_made = _Made()
+
+
 def rooms(dtype: np.dtype[Any], members: int) -> Room:
-    """Rooms of that dtype, for the current vector width."""
-    numbers = (np.empty((members, BLOCK), kind) for kind in (dtype, np.float64, dtype))
-    words = (np.empty((members, BLOCK), np.int64) for _ in range(3))
-    return Room(np.empty((members, BLOCK), dtype), isa.current()(), *numbers, *words)
+    """Rooms of that dtype, for the current vector width: those of the thread's last such call."""
+    key = dtype, isa.current(), members
+    if key not in _made.rooms:
+        _made.rooms[key] = _new_rooms(dtype, members)
+    return _made.rooms[key]
+
+
+def _new_rooms(dtype: np.dtype[Any], members: int) -> Room:
+    # Aligned, so that no two members write to the same lines of memory.
+    top, *rest = (
+        aligned((members, BLOCK), kind) for kind in (dtype, dtype, np.float64, dtype, np.int64, np.int64, np.int64)
+    )
+    return Room(top, isa.current()(), *rest)
 
 
 @kernel
