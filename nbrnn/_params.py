@@ -148,6 +148,8 @@ class Parameters(MutableMapping[str, Array]):
             self._at[name] = slice(at, at + math.prod(shape))
             at += math.prod(shape)
         self._views = {name: self._flat[at].reshape(self.shapes[name]) for name, at in self._at.items()}
+        #: And by name.
+        self.arrays: dict[str, Any] = {} if self.vector is None else self.views_of(self.vector)
         at = start
         for part in self._parts:
             part.move(storage, at)

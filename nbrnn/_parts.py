@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
+from ._cpu.linear import packed, product
 from .embedding import Embedding
 from .module import Module, Tape
 from .networks import Sequential, chooses
-from .pointwise import Dropout, Linear, product
+from .pointwise import Dropout, Linear
 from .recurrent import Recurrent
 from .stateless import Stateless, inside
 from .stream import Stream
@@ -230,13 +231,11 @@ def _alone(part: Any) -> Callable[[Any], Array]:
     """A part without state; that which most networks end with without the checks of a call."""
     if not isinstance(part, Linear) or part.activation is not None:
         return lambda x: part(x)[0]
-    weight = np.array(part.params["weight"]).T
-    bias = np.array(part.params["bias"]) if part.bias else weight.dtype.type(0)
+    weight, bias = packed(np.asarray(part.params["weight"])), np.array(part.params["bias"]) if part.bias else None
 
     def linear(x: Array) -> Array:
-        y: Array = x.dot(weight) if x.ndim == 1 else product(x, weight)
-        y += bias
-        return y
+        y = product(x.reshape(-1, x.shape[-1]), weight, bias)
+        return y[0] if x.ndim == 1 else y
 
     return linear
 

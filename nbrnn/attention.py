@@ -19,10 +19,10 @@ import math
 import numpy as np
 
 from ._cpu.activation import activate
+from ._cpu.linear import product, product_of_columns
 from ._memory import require
 from ._params import Array, Parameters
 from .module import Parametric, Seed
-from .pointwise import product, product_of_columns
 
 KINDS = (None, "dot", "general")
 
@@ -93,7 +93,7 @@ class Attention(Parametric):
     def memory(self, s: Array, lengths: Array | None) -> Memory:
         """For s (J, B, S), which is 0 past the ends."""
         s = np.ascontiguousarray(s.swapaxes(0, 1))
-        keys = s if self.kind == "dot" else _product(s, np.asarray(self.params["weight_a"]).T)
+        keys = s if self.kind == "dot" else _product(s, self._parameters.arrays["weight_a"], across=True)
         return Memory(s, keys, None if lengths is None else np.arange(s.shape[1]) >= lengths[:, None, None])
 
     def __call__(self, memory: Memory, h: Array) -> Array:
@@ -104,7 +104,7 @@ class Attention(Parametric):
         """The same, with all that the way back needs.  Without a step to look at, c is 0."""
         weights = softmax(h @ memory.keys.swapaxes(1, 2), memory.outside)
         joined = np.concatenate([weights @ memory.s, h], -1)
-        y = activate("tanh", _product(joined, np.asarray(self.params["weight_c"]).T))
+        y = activate("tanh", _product(joined, self._parameters.arrays["weight_c"], across=True))
         return Looked(memory, joined, weights, y)
 
     def backward(self, looked: Looked, dy: Array) -> tuple[Array, Array, Array]:
@@ -115,7 +115,7 @@ class Attention(Parametric):
         gradients = self._parameters.views_of(flat)
         dz = dy * (1 - looked.y * looked.y)
         product_of_columns(dz.reshape(-1, K), looked.joined.reshape(-1, S + K), gradients["weight_c"])
-        djoined = _product(dz, np.asarray(self.params["weight_c"]))
+        djoined = _product(dz, self._parameters.arrays["weight_c"])
         dc, dh, h = djoined[..., :S], djoined[..., S:], looked.joined[..., S:]
         ds = weights.swapaxes(1, 2) @ dc
         dweights = dc @ s.swapaxes(1, 2)
@@ -123,13 +123,14 @@ class Attention(Parametric):
         dkeys = dscores.swapaxes(1, 2) @ h
         if self.kind == "general":
             product_of_columns(dkeys.reshape(-1, K), s.reshape(-1, S), gradients["weight_a"])
-            dkeys = _product(dkeys, np.asarray(self.params["weight_a"]))
+            dkeys = _product(dkeys, self._parameters.arrays["weight_a"])
         return dh + dscores @ keys, (ds + dkeys).swapaxes(0, 1), flat
 
 
-def _product(a: Array, matrix: Array) -> Array:
-    """a @ matrix with all rows in one: NumPy would make a product of each a[b]."""
-    return product(a.reshape(-1, a.shape[-1]), matrix).reshape(*a.shape[:-1], matrix.shape[1])
+def _product(a: Array, matrix: Array, across: bool = False) -> Array:
+    """See ``product``; a has axes before its last one."""
+    c = product(a.reshape(-1, a.shape[-1]), matrix, across=across)
+    return c.reshape(*a.shape[:-1], c.shape[1])
 
 
 def softmax(scores: Array, outside: Array | None) -> Array:

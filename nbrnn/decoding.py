@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _check
-from ._cpu import isa
 from ._loops import softmax
 from ._loops.beam import search_kernel
 from ._memory import require
@@ -121,7 +120,7 @@ def ctc_beam(
     rows = ready(rows, inner=True)
     top, log_sum = np.zeros((T, B)), np.zeros((T, B))
     nowhere = np.lib.stride_tricks.as_strided(np.empty(classes, y.dtype), rows.shape, (0, 0, y.itemsize))
-    softmax.softmax_kernel(y.dtype, isa.current())(softmax.room(y.dtype), rows, ends, np.ones(B), top, log_sum, nowhere)
+    softmax.run_softmax(rows, ends, np.ones(B), top, log_sum, nowhere)
     _refuse(np.isnan(log_sum), "y must have a softmax in each step that counts (no NaN, no inf, not only -inf)")
     labels, counts, log_p = np.empty((B, T), np.int64), np.empty(B, np.int64), np.empty(B)
     search_kernel(y.dtype)(rows, top, log_sum, ends, beam, blank, labels, counts, log_p)

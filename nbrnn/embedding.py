@@ -14,7 +14,7 @@ from ._cuda.array import DeviceArray
 from ._cuda.rows import ends_of, side_by_side
 from ._cuda.table import add_to_rows, looked_up
 from ._loops.scatter import add_rows
-from ._memory import require
+from ._memory import fresh, require
 from ._params import Parameters
 from .module import Seed
 from .stateless import Stateless, StatelessTape, inside
@@ -124,7 +124,8 @@ class Embedding(Stateless):
         require(lambda: f"Embedding for x of shape {x.shape}", self.dtype, y=y_size)
         index, counts = self._index(x, ends)
         # It has been checked: clipping spares NumPy doing so.
-        y = np.asarray(self.params["weight"]).take(index, axis=0, mode="clip")
+        y = fresh((*x.shape, self.embedding_dim), self.dtype)
+        self._parameters.arrays["weight"].take(index, axis=0, mode="clip", out=y)
         if counts is not None:
             y[~counts] = 0
         return y, (index, counts)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import _check
 from ._cuda.array import DeviceArray
+from ._memory import fresh
 from ._params import Parameters
 from ._place import Place, place_of
 from .embedding import Embedding
@@ -271,7 +272,7 @@ class Sequential(Module):
         if dy is not None:
             dy = _check.array(dy, "dy", tape.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-        flat = np.zeros(self._parameters.size, self._parameters.dtype)
+        flat = fresh((self._parameters.size,), self._parameters.dtype)
         dx, states = self._through_parts(tape, dy, dstate, retain, flat.__setitem__)
         return Gradients(dx, states, self._parameters.views_of(flat), flat)
 

@@ -11,8 +11,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _check
 from ._cells.ops import relu, sigmoid, tanh, where_positive
+from ._cpu import isa
 from ._cpu.activation import activate
 from ._cpu.dropout import MODULE
+from ._cpu.linear import Packed, kit, packed, product, product_of_columns
 from ._cpu.unit import draw_key, dropout
 from ._cuda import parts
 from ._cuda.array import DeviceArray
@@ -25,6 +27,9 @@ from .module import Seed
 from .stateless import Rows, Stateless, floats, given, inside
 
 Array = NDArray[Any]
+
+#: Rows that gain by weights that are packed already.
+FEW = 64
 
 ACTIVATIONS = (None, "softmax", "sigmoid", "tanh", "relu")
 
@@ -92,6 +97,8 @@ class Linear(Stateless):
         bound = 1 / math.sqrt(self.in_features)
         for name, shape in shapes.items():
             self.params[name] = self._rng.uniform(-bound, bound, shape)
+        #: The version of the parameters at the last call for few rows, and the weights as packed since.
+        self._packed: tuple[int, Packed | None] = (-1, None)
         self._fix()
 
     def _check_x(self, x: Any) -> Array:
@@ -105,9 +112,9 @@ class Linear(Stateless):
         require(lambda: f"Linear for x of shape {x.shape}", self.dtype, y=y_size)
         steps = Rows(x, ends)
         rows = steps.of(x)
-        y = product(rows, np.asarray(self.params["weight"]).T)
-        if self.bias:
-            y += np.asarray(self.params["bias"])
+        own = self._parameters.arrays
+        weight = self._weight() if len(rows) <= FEW else own["weight"]
+        y = product(rows, weight, own["bias"] if self.bias else None, across=True)
         if self.activation in ("sigmoid", "tanh"):
             y = activate(self.activation, y)
         elif self.activation == "relu":
@@ -116,6 +123,21 @@ class Linear(Stateless):
             y = softmax(y)
         return steps.back(y), (steps, rows, y if self.activation else None)
 
+    def _weight(self) -> Array | Packed:
+        """The weights for few rows: packed from the second time on that they are asked for, until they change."""
+        weight, version = self._parameters.arrays["weight"], self._parameters.version
+        before, found = self._packed
+        if before != version:
+            self._packed = version, None
+            return weight
+        if found is None or found.own is not kit(self.dtype, isa.current()):
+            found = packed(weight)
+            self._packed = version, found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_packed": (-1, None)}
+
     def _back(self, kept: Any, dy: Array, gradients: Mapping[str, Array]) -> Array:
         steps, x, y = kept
         dy = steps.of(dy)
@@ -123,10 +145,8 @@ class Linear(Stateless):
             dy = y * (dy - (dy * y).sum(-1, keepdims=True))
         elif self.activation is not None:
             dy = FORMULAS[self.activation][1](y, dy)
-        product_of_columns(dy, x, gradients["weight"])
-        if self.bias:
-            np.sum(dy, 0, out=gradients["bias"])
-        return steps.back(product(dy, np.asarray(self.params["weight"])))
+        product_of_columns(dy, x, gradients["weight"], gradients["bias"] if self.bias else None)
+        return steps.back(product(dy, self._parameters.arrays["weight"]))
 
     def _run_there(
         self, x: DeviceArray, ends: Array | None, rng: np.random.Generator | None
@@ -151,43 +171,6 @@ class Linear(Stateless):
         if self.bias:
             parts.sum_of_rows(dy, gradients["bias"])
         return steps.back(parts.product_back(dy, self._own("weight")))
-
-
-# OpenBLAS, which NumPy's own builds use, shares a product among threads that then look for work for some 25 ms, in the
-# way of those of the recurrent layers: on two busy cores a step of LSTM(32, 128) and Linear(128, 60) took twice
-# as long.  So products of small matrices with many rows are made in blocks that it leaves to one thread: less than
-# 2 * 65536 * 4 multiplications (SMP_THRESHOLD_MIN and GEMM_MULTITHREAD_THRESHOLD there).  Large matrices get all
-# threads: the recurrent layers before them take long, too.
-
-
-def _block(numbers: int) -> int | None:
-    """How many rows make a block, where each takes so many multiplications; None: don't cut."""
-    rows = (2 * 65536 * 4 - 1) // numbers
-    return rows if rows >= 16 else None  # with fewer, most of the time would go into packing
-
-
-def product(a: Array, b: Array) -> Array:
-    """A B, for A (N, n) with many rows."""
-    (rows, n), m = a.shape, b.shape[1]
-    block = _block(n * m)
-    if block is None or rows <= block:
-        return a @ b
-    y, whole = np.empty((rows, m), a.dtype), rows - rows % block
-    np.matmul(a[:whole].reshape(-1, block, n), b, out=y[:whole].reshape(-1, block, m))
-    np.matmul(a[whole:], b, out=y[whole:])
-    return y
-
-
-def product_of_columns(a: Array, b: Array, to: Array) -> None:
-    """A^T B, for A (N, m) and B (N, n) with many rows."""
-    rows, block = len(a), _block(a.shape[1] * b.shape[1])
-    if block is None or rows <= block:
-        np.matmul(a.T, b, out=to)
-        return
-    to.fill(0)
-    part = np.empty_like(to)
-    for at in range(0, rows, block):
-        to += np.matmul(a[at : at + block].T, b[at : at + block], out=part)
 
 
 def softmax(x: Array) -> Array:

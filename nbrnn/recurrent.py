@@ -15,7 +15,7 @@ from ._cpu.packing import join_forward
 from ._cuda.exchange import kind_of
 from ._engine.rooms import Rooms
 from ._engine.stack import Stack, Stacks
-from ._memory import SURELY, require
+from ._memory import SURELY, fresh, require
 from ._params import Parameters
 from ._passes import RecurrentTape, pass_of
 from ._place import is_there
@@ -221,7 +221,7 @@ class Recurrent(Module):
         between = stack.numbers_to_infer(call.batch)
         require(lambda: f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
         if out is None:
-            y = np.empty(shape, self.dtype)
+            y = fresh(shape, self.dtype)
         else:
             states = state if isinstance(state, tuple | list) else (state,)
             y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
@@ -295,7 +295,7 @@ class Recurrent(Module):
         if (stack.kept_at_most + shape[-1]) * math.prod(shape[:-1]) >= SURELY:
             called, tape_size = f"{self._called()}.forward for x of shape {np.shape(x)}", stack.numbers_to_record(way)
             require(lambda: called, self.dtype, y=math.prod(shape), tape=tape_size)
-        base = np.empty(shape, self.dtype)
+        base = fresh(shape, self.dtype)
         record = stack.record(way, call.x, self._axes.turn(base, call.batched), list(call.h), list(call.c))
         base.flags.writeable = False
         tape = RecurrentTape(self, stack, record, call.batched, call.dx_shape, shape)
@@ -347,8 +347,8 @@ class Recurrent(Module):
             if (small := isinstance(record, _small.Record)) is False:
                 between, dx_size = tape.stack.numbers_to_go_back(record, retain), math.prod(tape.x_shape)
                 require(lambda: f"{self._called()}.backward", self.dtype, dx=dx_size, between_layers=between)
-            dx = (np.empty if record.way.batch.full else np.zeros)(tape.x_shape, self.dtype)
-            flat = np.empty(self._parameters.size, self.dtype)
+            dx = fresh(tape.x_shape, self.dtype, zero=not record.way.batch.full)
+            flat = fresh((self._parameters.size,), self.dtype)
             try:
                 into = dx if record.chosen else self._axes.turn(dx, tape.batched)
                 if small:

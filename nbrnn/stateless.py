@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _check
 from ._cuda.array import DeviceArray
+from ._memory import fresh
 from ._place import Place, place_of
 from .module import Gradients, Module, Seed, Tape
 
@@ -182,7 +183,7 @@ class Stateless(Module):
                 raise ValueError(f"stream must be None on the CPU, got {stream!r}")
             dy = np.zeros(tape.y_shape, tape.dtype) if dy is None else _check.array(dy, "dy", tape.dtype)
             _check.shape(dy, "dy", tape.y_shape)
-            flat = np.zeros(self._parameters.size, tape.dtype)
+            flat = fresh((self._parameters.size,), tape.dtype, zero=True)
             params = self._parameters.views_of(flat)
             dx = self._back(tape.kept, dy, params)
             if not retain:
@@ -257,15 +258,19 @@ class Rows:
         """(N, n) of (..., n)."""
         if self.inside is not None:
             return a[self.inside]
+        if a.ndim == 2:
+            return a
         return (a.swapaxes(0, 1) if self.batch_first else a).reshape(-1, a.shape[-1])
 
     def back(self, rows: Array) -> Array:
         """(..., n) of (N, n): 0 where nothing counts."""
         n = rows.shape[-1]
         if self.inside is not None:
-            a = np.zeros((*self.shape, n), rows.dtype)
+            a = fresh((*self.shape, n), rows.dtype, zero=True)
             a[self.inside] = rows
             return a
         if self.batch_first:
             return rows.reshape(*self.shape[::-1], n).swapaxes(0, 1)
+        if len(self.shape) == 1:
+            return rows
         return rows.reshape(*self.shape, n)

@@ -88,6 +88,9 @@ class Guarded:
         array.view(np.uint8).fill(0xFF)  # NaN: nothing may rely on memory being clean
         return array
 
+    def fresh(self, shape, dtype, zero=False):
+        return (self.zeros if zero else self.empty)(shape, dtype)
+
     def zeros(self, shape, dtype=float):
         array = self.empty(shape, dtype)
         array.fill(0)
@@ -150,6 +153,7 @@ def guard_package(guarded):
                 ("aligned", guarded.empty),
                 ("aligned_zeros", guarded.zeros),
                 ("aligned_copy", guarded.of),
+                ("fresh", guarded.fresh),
             ):
                 if getattr(module, function, None) is getattr(_memory, function):
                     replace(module, function, replacement)

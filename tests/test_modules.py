@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbrnn
-from nbrnn.pointwise import product, product_of_columns
+from nbrnn._cpu.linear import product, product_of_columns
 from tests.reference import modules as reference
 from tests.test_networks import check_gradients, numeric
 from tests.tolerances import error
@@ -186,6 +186,7 @@ def test_products_in_blocks_are_products(rows, n, m):
     a, b, c = rng.normal(size=(rows, n)), rng.normal(size=(n, m)), rng.normal(size=(rows, m))
     np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(product(a[::-1], b)[::-1], a @ b, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(product(a, b.T, across=True), a @ b, rtol=1e-11, atol=1e-12)
     to = np.full((n, m), np.nan)
     product_of_columns(a, c, to)
     np.testing.assert_allclose(to, a.T @ c, rtol=1e-11, atol=1e-11)

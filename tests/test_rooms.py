@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn import _small
+from nbrnn import _memory, _small
 from nbrnn._engine import rooms
 from nbrnn._engine.rooms import Rooms
 from tests.cases import KINDS, Case
@@ -208,6 +208,61 @@ def test_threads_share_a_layers_memory_safely():
                 wrong.append(x)
 
     threads = [threading.Thread(target=work, args=(x, *w)) for x, w in zip(inputs, wanted, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_results_are_made_in_memory_of_earlier_ones():
+    size = (300, 1000)
+
+    def place(a):
+        return a.__array_interface__["data"][0]
+
+    first = _memory.fresh(size, np.float32)
+    at = place(first)
+    assert at % _memory.ALIGNMENT == 0
+    assert first.flags.c_contiguous
+    assert first.flags.writeable
+    part = first[10:20, ::2]
+    del first
+    other = _memory.fresh(size, np.float32)
+    assert place(other) != at  # of which there is a view
+    del part
+    again = _memory.fresh((1000, 300), np.float32)
+    assert place(again) == at
+    assert again.shape == (1000, 300)
+    again.flags.writeable = False
+    view = again.view()
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        view.flags.writeable = True
+
+
+def test_memory_of_results_is_not_kept_for_ever():
+    def kept():
+        return sum(room.size for rooms in _memory._spare.values() for room in rooms)
+
+    made = [_memory.fresh((n, 2**18), np.float32) for n in range(1, 16)]
+    assert sum(a.nbytes for a in made) > _memory.KEPT
+    del made
+    assert 0 < kept() <= _memory.KEPT
+    assert _memory.fresh((2**24 + 1,), np.float32).base is None
+    assert _memory.fresh((10,), np.float32).base is None
+
+
+def test_threads_do_not_share_the_memory_of_results():
+    wrong = []
+
+    def go(n):
+        for _ in range(300):
+            a = _memory.fresh((2**15 + n % 2,), np.float64)
+            a.fill(n)
+            if (a != n).any():
+                wrong.append(n)
+
+    threads = [threading.Thread(target=go, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,5 +1,6 @@
 """Forward and backward of the three cells."""
 
+import numba
 import numpy as np
 
 import nbrnn
@@ -113,3 +114,28 @@ class Stream:
 
     def time_step(self, cell, sizes):
         self.stream(self.x, self.out)
+
+
+class Linear:
+    """The layer after a recurrent one: a decoder's step, a batch of steps, a training step's rows, a large vocabulary;
+    and the loss.
+    """
+
+    params = (((1, 128, 60), (32, 128, 60), (4096, 128, 60), (4096, 512, 10000)), THREADS)
+    param_names = ("(rows, inputs, outputs)", "threads")
+
+    def setup(self, sizes, threads):
+        numba.set_num_threads(threads)
+        rows, inputs, outputs = sizes
+        rng = np.random.default_rng(0)
+        self.layer, self.x = nbrnn.Linear(inputs, outputs, rng=0), rng.normal(size=(rows, inputs)).astype(np.float32)
+        self.y, self.target = self.layer(self.x)[0], rng.integers(0, outputs, rows)
+
+    def time_inference(self, sizes, threads):
+        self.layer(self.x)
+
+    def time_training(self, sizes, threads):
+        self.layer.backward(self.layer.forward(self.x)[2], self.y)
+
+    def time_loss(self, sizes, threads):
+        nbrnn.losses.cross_entropy(self.y, self.target)

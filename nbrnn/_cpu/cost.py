@@ -122,6 +122,13 @@ def plan_of_gradients(work: Work, rows: int, members: int) -> Plan:
     return Plan(seconds, members, 1, rows, max(1, int(PIECE / seconds)))
 
 
+def plan_of_rows(seconds: float, rows: int, members: int, least: int) -> Plan:
+    """The same for so many rows that don't depend on each other, each of which takes one thread so long: a piece has so
+    many at least, or a multiple of that.
+    """
+    return Plan(seconds, members, 1, rows, max(1, int(PIECE / seconds / least)) * least)
+
+
 def most_for_gradients(work: Work) -> int:
     """Threads for whom there is enough to do in that."""
     return max(1, work.numbers // SHARE)

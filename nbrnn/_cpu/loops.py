@@ -36,7 +36,7 @@ def named(cls: Any, *fields: Any) -> Any:
 
 _ORDER = own_array(np.int64, 1)
 _WHEN = named(When, *[types.int64] * 3, types.boolean, _ORDER, _ORDER, any_array(np.dtype(np.bool_), 2))
-_SEAT, _TEAM = types.NamedUniTuple(types.int64, 4, Seat), types.NamedUniTuple(types.int64, 4, Team)
+SEAT, TEAM = types.NamedUniTuple(types.int64, 4, Seat), types.NamedUniTuple(types.int64, 4, Team)
 
 
 def net_type(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
@@ -54,8 +54,8 @@ def forward_kernel(
     return compiled(
         _forward.forward,
         (
-            _SEAT,
-            _TEAM,
+            SEAT,
+            TEAM,
             net_type(cell, dtype, lanes),
             _WHEN,
             x,
@@ -86,7 +86,7 @@ def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lane
     """The compiled ``backward``."""
     state, masks, work = any_array(dtype, 2, False), own_array(dtype, 3), own_array(dtype, 2)
     dy, net = any_array(dtype, 3), net_type(cell, dtype, lanes)
-    return compiled(_backward.backward, (_SEAT, _TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work))
+    return compiled(_backward.backward, (SEAT, TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work))
 
 
 @cached
@@ -96,7 +96,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool 
     panels, totals, rooms = _of_gradients(dtype, lanes, chosen)
     steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 2 if chosen else 3, False)
     given = (x, _index(chosen), x, state, sums, dx, types.boolean, work)
-    return compiled(_gradients.gradients, (_SEAT, _TEAM, panels, _WHEN, *steps, *given, totals, rooms))
+    return compiled(_gradients.gradients, (SEAT, TEAM, panels, _WHEN, *steps, *given, totals, rooms))
 
 
 @cached

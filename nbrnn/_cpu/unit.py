@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._memory import aligned_zeros
+from .._memory import aligned_zeros, fresh
 from . import cost, workers
 from . import dropout as _dropout
 from .chosen import Chosen
@@ -219,7 +219,7 @@ def draw_key(rng: np.random.Generator) -> tuple[int, int]:
 
 def dropout(x: Array, p: float, key: tuple[int, int], kind: int, layer: int, directions: int, t0: int) -> Array:
     """x (steps, B, D * n) with numbers dropped with probability p, the others divided by 1 - p."""
-    x, y = np.require(x, requirements="A"), np.empty(x.shape, x.dtype)
+    x, y = np.require(x, requirements="A"), fresh(x.shape, x.dtype)
     n = x.shape[2] // directions
     for d in range(directions):
         part = slice(d * n, (d + 1) * n)

@@ -199,6 +199,15 @@ def team(plan: cost.Plan, steps: int, alone: int = 0) -> Team:
     return workers().team(plan.members, seconds, plan.abreast)
 
 
+def team_of_rows(seconds: float, rows: int) -> Team:
+    """Who shares so many rows that don't depend on each other, all at once, if each takes one thread so long."""
+    if rows == 0 or seconds * rows < cost.WORTH_IT:
+        return ALONE
+    plan = cost.plan_of_rows(seconds, rows, allowed(), rows)
+    rouse(plan._replace(seconds=plan.seconds * rows), 1)  # to wait for those who are asleep, if at all
+    return team(plan, rows)
+
+
 class Sharing:
     """The pieces of one call: shared as long as that goes well.
 

@@ -8,36 +8,104 @@ float64, in 16 lanes whatever the width of a vector, so that all widths give the
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import typeof, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from .._cpu import isa
-from .._cpu.emit import I64, Emit, Int, Ptr, Vec
-from .._cpu.loops import any_array, named, own_array
-from .._cpu.rows import address, primitive, stack, zero_row
+from .._cpu.cost import ACTIVATION
+from .._cpu.emit import Int, Vec
+from .._cpu.ends import first_lanes, lane_is, load_first, store_first
+from .._cpu.isa import BITS
+from .._cpu.loops import SEAT, TEAM, any_array, named, own_array
+from .._cpu.rows import address, emitter, primitive, zero_row
+from .._cpu.team import CALLER, Team, assemble, offer, part_ways, share
+from .._cpu.workers import team_of_rows
 from .._kernel import cached, compiled, kernel
+from .._memory import aligned
+
+Array = NDArray[Any]
 
 #: Numbers that are summed side by side.
 LANES = 16
 
 
+#: Rows whose losses are one sum, which is formed by one thread.
+BLOCK = 32
+
+#: Bytes of rows that go through a loop together: the processor works on several at once, and finds them in its nearest
+#: cache for the next loop.
+NEAR = 2**14
+
+
 class Room(NamedTuple):
-    """Room for what rows have in common: w[TOP], the largest number; w[FACTOR], what to multiply by."""
+    """What a member keeps of the rows that go together; each (BLOCK,), or (members, BLOCK) for all members."""
 
-    w: Any
+    top: Any  #: the largest number
     lanes: Any
+    factor: Any  #: what to multiply exponentials by
+    sums: Any  #: of the exponentials, but for the target's
+    own: Any  #: the gradient for the target
+    target: Any  #: -1 for a row that doesn't count
+    source: Any  #: addresses of logits
+    to: Any  #: and of results
 
 
-TOP, FACTOR = 0, 1
+#: Seconds that a row takes beside its exponentials, about.
+ROW = 40e-9
 
 
-def room(dtype: np.dtype[Any]) -> Room:
-    """Of that dtype, for the current vector width."""
-    return Room(np.zeros(2, dtype), isa.current()())
+class _Made(threading.local):
+    """The rooms of a thread's calls, which come one after another."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[tuple[Any, ...], Room] = {}
+
+
+_made = _Made()
+
+
+def rooms(dtype: np.dtype[Any], members: int) -> Room:
+    """Rooms of that dtype, for the current vector width: those of the thread's last such call."""
+    key = dtype, isa.current(), members
+    if key not in _made.rooms:
+        _made.rooms[key] = _new_rooms(dtype, members)
+    return _made.rooms[key]
+
+
+def _new_rooms(dtype: np.dtype[Any], members: int) -> Room:
+    # Aligned, so that no two members write to the same lines of memory.
+    top, *rest = (
+        aligned((members, BLOCK), kind) for kind in (dtype, dtype, np.float64, dtype, np.int64, np.int64, np.int64)
+    )
+    return Room(top, isa.current()(), *rest)
+
+
+@kernel
+def room_of(rooms, q):
+    """Those of a member."""
+    return Room(
+        rooms.top[q], rooms.lanes, rooms.factor[q], rooms.sums[q], rooms.own[q], rooms.target[q], rooms.source[q],
+        rooms.to[q],
+    )  # fmt: skip
+
+
+@kernel
+def together(classes, item):
+    """How many rows go together: no more than ``BLOCK``."""
+    return max(1, min(BLOCK, NEAR // (classes * item)))
+
+
+def team_for(rows: int, classes: int, dtype: np.dtype[Any]) -> Team:
+    """Who shares so many rows."""
+    vectors = classes * dtype.itemsize * 8 / max(BITS[isa.current()], dtype.itemsize * 8)
+    return team_of_rows(vectors * ACTIVATION + ROW, rows)
 
 
 def _across(v: Vec, combine: Callable[[Vec, Vec], Vec]) -> ir.Value:
@@ -53,73 +121,41 @@ def _larger(a: Vec, b: Vec) -> Vec:
     return a.like(a.e.b.select(a.e.b.fcmp_ordered("<", a.x, b.x), b.x, a.x))
 
 
-# The end of a row: a vector of which only the first few numbers are there, the others aren't touched.
-
-
-def _first(e: Emit, n: Int) -> ir.Value:
-    """Which lanes are below n (any integer)."""
-    if e.W == 1:
-        return e.b.icmp_signed(">", n.x, I64(0))
-    lane = e.bits_type.element
-    index = ir.Constant(e.bits_type, list(range(e.W)))
-    one = e.b.insert_element(ir.Constant(e.bits_type, ir.Undefined), e.b.trunc(n.x, lane), ir.IntType(32)(0))
-    same = e.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), e.W), [0] * e.W))
-    return e.b.icmp_signed("<", index, same)
-
-
-def _load_first(p: Ptr, mask: ir.Value) -> Vec:
-    """Numbers where the mask is true, else -inf."""
-    e, nothing = p.e, p.e.vec(-math.inf)
-    if e.W == 1:
-        spare = stack(e, 1)
-        spare.store(nothing)
-        return p.like(e.b.select(mask, p.x, spare.x)).load()
-    align = ir.IntType(32)(e.size)
-    return Vec(e, e.intrinsic(f"llvm.masked.load.{e.suffix}.p0", e.type, [p.x, align, mask, nothing.x]))
-
-
-def _store_first(p: Ptr, value: Vec, mask: ir.Value) -> None:
-    """Numbers where the mask is true."""
-    e = p.e
-    if e.W == 1:
-        p.like(e.b.select(mask, p.x, stack(e, 1).x)).store(value)
-        return
-    align = ir.IntType(32)(e.size)
-    e.intrinsic(f"llvm.masked.store.{e.suffix}.p0", ir.VoidType(), [value.x, p.x, align, mask])
-
-
 @primitive
-def row_max(e, room, source, n):
-    """``w[TOP]`` = the largest of n numbers (-inf for none); a NaN among them may get lost."""
+def row_max(e, room, source, n, top):
+    """The largest of n numbers (-inf for none) to the address ``top``; a NaN among them may get lost."""
     source, whole = e.ptr(source), n // e.W
-    (top,) = e.loop(whole, [e.vec(-math.inf)], lambda i, top: [_larger(top, (source + i * e.W).load())])
+    (found,) = e.loop(whole, [e.vec(-math.inf)], lambda i, found: [_larger(found, (source + i * e.W).load())])
     rest = source + whole * e.W
-    room.w.put_number(_across(_larger(top, _load_first(rest, _first(e, n % e.W))), _larger), TOP)
+    e.ptr(top).put_number(_across(_larger(found, load_first(rest, first_lanes(e, n % e.W), -math.inf)), _larger))
 
 
 @primitive
-def exp_row(e, room, source, to, n, total):
-    """``to[k] = exp(source[k] - w[TOP])`` for k < n; adds their sum to the float64 at ``total``."""
-    source, to, top = e.ptr(source), e.ptr(to), room.w.broadcast(TOP)
+def exp_row(e, room, source, to, n, top, left_out, total):
+    """``to[k] = exp(source[k] - top)`` for k < n; their sum, ``left_out`` left out, to the float64 at ``total``."""
+    source, to, top = e.ptr(source), e.ptr(to), e.ptr(top).broadcast()
     offsets, double = range(0, LANES, e.W), ir.DoubleType()
     wide = double if e.W == 1 else ir.VectorType(double, e.W)
 
-    def widened(v):
-        return v if e.bits == 64 else v.like(e.b.fpext(v.x, wide))
+    def summed(v, k):
+        """As float64, with 0 in the place of the number that is left out; k is the place of the first."""
+        x = e.b.select(lane_is(e, left_out - k), e.vec(0.0).x, v.x)
+        return v.like(x if e.bits == 64 else e.b.fpext(x, wide))
 
     def block(i, *sums):
         values = [((source + i * LANES + p).load() - top).exp() for p in offsets]
         for p, v in zip(offsets, values, strict=True):
             (to + i * LANES + p).store(v)
-        return [s + widened(v) for s, v in zip(sums, values, strict=True)]
+        return [s + summed(v, i * LANES + p) for p, s, v in zip(offsets, sums, values, strict=True)]
 
-    def last(_, *sums):  # what is missing counts as -inf, whose exponential is 0
+    def last(_, *sums):  # what is missing is 1 at first: an exponential of -inf would take longer than a row
         start = n // LANES * LANES
-        masks = [_first(e, n - start - p) for p in offsets]
-        values = [(_load_first(source + start + p, m) - top).exp() for p, m in zip(offsets, masks, strict=True)]
+        masks = [first_lanes(e, n - start - p) for p in offsets]
+        values = [(load_first(source + start + p, m, top) - top).exp() for p, m in zip(offsets, masks, strict=True)]
         for p, v, m in zip(offsets, values, masks, strict=True):
-            _store_first(to + start + p, v, m)
-        return [s + widened(v) for s, v in zip(sums, values, strict=True)]
+            store_first(to + start + p, v, m)
+        values = [v.like(e.b.select(m, v.x, e.vec(0.0).x)) for v, m in zip(values, masks, strict=True)]
+        return [s + summed(v, start + p) for p, s, v in zip(offsets, sums, values, strict=True)]
 
     zero = Vec(e, ir.Constant(wide, 0.0 if e.W == 1 else [0.0] * e.W))
     sums = e.loop(n // LANES, [zero for _ in offsets], block)
@@ -127,23 +163,72 @@ def exp_row(e, room, source, to, n, total):
     while len(sums) > 1:
         half = len(sums) // 2
         sums = [sums[i] + sums[i + half] for i in range(half)]
-    at = e.ptr(total)
-    before = e.b.load(at.x, typ=double, align=8)
-    at.put_number(e.b.fadd(before, _across(sums[0], lambda a, b: a + b)))
+    e.ptr(total).put_number(_across(sums[0], lambda a, b: a + b))
 
 
 @primitive
-def scale_row(e, room, to, n):
-    """``to[k] *= w[FACTOR]`` for k < n."""
-    to, whole, factor = e.ptr(to), n // e.W, room.w.broadcast(FACTOR)
+def scale_row(e, room, to, n, factor):
+    """``to[k] *= factor`` for k < n."""
+    to, whole, factor = e.ptr(to), n // e.W, e.ptr(factor).broadcast()
     e.each(whole, lambda i: (to + i * e.W).store((to + i * e.W).load() * factor))
-    rest, mask = to + whole * e.W, _first(e, n % e.W)
-    _store_first(rest, _load_first(rest, mask) * factor, mask)
+    rest, mask = to + whole * e.W, first_lanes(e, n % e.W)
+    store_first(rest, load_first(rest, mask) * factor, mask)
 
 
-@kernel(allocates=True)
-def cross_entropy(room, y, target, lengths, weight, smoothing, ignored, dy):
-    """(whether all targets that count are classes, the loss).
+@intrinsic
+def number_at(typingctx, room, place, k):
+    """Number k of those at an address."""
+
+    def emit(context, builder, signature, arguments):
+        e = emitter(builder, signature.args[0])
+        return (e.ptr(Int(e, arguments[1])) + Int(e, arguments[2])).number()
+
+    return room.types[0].dtype(room, types.int64, types.int64), emit
+
+
+@intrinsic
+def put_number_at(typingctx, room, place, k, number):
+    """Let it be another one."""
+
+    def emit(context, builder, signature, arguments):
+        e = emitter(builder, signature.args[0])
+        (e.ptr(Int(e, arguments[1])) + Int(e, arguments[2])).put_number(arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(room, types.int64, types.int64, room.types[0].dtype), emit
+
+
+@kernel
+def smooth(room, q, classes, weight, even, total):
+    """Take what all classes should have from the gradient of a row; what that adds to the loss."""
+    source, to, top, log_S, loss = room.source[q], room.to[q], np.float64(room.top[q]), room.sums[q], 0.0
+    for k in range(classes):
+        put_number_at(room, to, k, number_at(room, to, k) - even * weight[k] / total)
+        if weight[k] != 0:  # nothing is expected of the others: they may be -inf
+            loss += even * weight[k] * (log_S - (np.float64(number_at(room, source, k)) - top))
+    return loss
+
+
+@kernel
+def weigh(target, lengths, weight, ignored, found):
+    """found[:2] = (whether all targets that count are classes, the sum of their weights)."""
+    T, B, M = target.shape
+    found[0], found[1] = 1.0, 0.0
+    for t in range(T):
+        for b in range(B):
+            if t < lengths[b]:
+                for m in range(M):
+                    c = target[t, b, m]
+                    if c != ignored:
+                        if c < 0 or c >= weight.size:
+                            found[0] = 0.0
+                            return
+                        found[1] += weight[c]
+
+
+@kernel
+def cross_entropy(seat, team, rooms, y, target, lengths, weight, smoothing, ignored, found, losses, dy):
+    """The loss and its gradient.
 
     With e_k = exp(y_k - max y), class c the target, R the sum of e_k without e_c, and S = R + e_c:
 
@@ -156,64 +241,81 @@ def cross_entropy(room, y, target, lengths, weight, smoothing, ignored, dy):
 
     Parameters
     ----------
+    seat, team : as for ``_cpu.forward.forward``
+    rooms : Room
+        With a row for each member.
     y, dy : (T, B, M, classes), of any strides, but the last axis contiguous
     target : (T, B, M)
     lengths : (B,)
     weight : (classes,)
     smoothing : s
     ignored : the target of rows that don't count
+    found : (3,): whether all targets that count are classes, without which nothing is done; W; the loss
+    losses : as many numbers as there are blocks of ``BLOCK`` rows
     """
-    T, B, M, classes = y.shape
-    total = 0.0
-    for t in range(T):
-        for b in range(B):
-            if t < lengths[b]:
-                for m in range(M):
-                    c = target[t, b, m]
-                    if c != ignored:
-                        if c < 0 or c >= classes:
-                            return False, 0.0
-                        total += weight[c]
+    if seat.members == 0:
+        weigh(target, lengths, weight, ignored, found)
+        if found[0] == 0:
+            return
+        seat = assemble(team, offer())
+    room = room_of(rooms, seat.member)
+    (T, B, M, classes), item, total = y.shape, y.itemsize, found[1]
     even = smoothing / classes
     all_even = even * weight.sum()
-    item, sums = y.itemsize, np.zeros(1)
-    loss = 0.0
-    for t in range(T):
-        for b in range(B):
-            for m in range(M):
-                source = address(y) + t * y.strides[0] + b * y.strides[1] + m * y.strides[2]
-                to = address(dy) + t * dy.strides[0] + b * dy.strides[1] + m * dy.strides[2]
+    some, rows = together(classes, item), T * B * M
+    begin, end = share(losses.size, seat.member, seat.members)
+    for block in range(begin, end):
+        losses[block] = 0.0
+        for first in range(block * BLOCK, min((block + 1) * BLOCK, rows), some):
+            n = min(some, min((block + 1) * BLOCK, rows) - first)
+            for q in range(n):
+                t, b, m = (first + q) // (B * M), (first + q) // M % B, (first + q) % M
                 c = target[t, b, m]
-                if t >= lengths[b] or c == ignored or total == 0:
+                room.target[q] = -1 if t >= lengths[b] or c == ignored or total == 0 else c
+                room.source[q] = address(y) + t * y.strides[0] + b * y.strides[1] + m * y.strides[2]
+                room.to[q] = address(dy) + t * dy.strides[0] + b * dy.strides[1] + m * dy.strides[2]
+                if room.target[q] >= 0:
+                    row_max(room, room.source[q], classes, address(room.top) + q * item)
+            for q in range(n):
+                c = room.target[q]
+                if c >= 0:
+                    top, sums = address(room.top) + q * item, address(room.sums) + q * 8
+                    exp_row(room, room.source[q], room.to[q], classes, top, c, sums)
+            for q in range(n):
+                c = room.target[q]
+                if c >= 0:
+                    top, y_c = np.float64(room.top[q]), np.float64(number_at(room, room.source[q], c))
+                    e_c, rest = np.float64(number_at(room, room.to[q], c)), room.sums[q]
+                    S = e_c + rest
+                    log_S = math.log1p(rest) if y_c == top else math.log(S)
+                    g = (1 - smoothing) * weight[c]
+                    if g != 0:
+                        losses[block] += g * (log_S - (y_c - top))
+                    G = g + all_even
+                    g += even * weight[c]
+                    room.factor[q] = G / (S * total)
+                    room.own[q] = ((G - g) * e_c - g * rest) / (S * total)
+                    room.sums[q] = log_S
+            for q in range(n):
+                c, to = room.target[q], room.to[q]
+                if c < 0:
                     zero_row(room, to, classes)
                     continue
-                row_max(room, source, classes)
-                top, y_c = np.float64(room.w[TOP]), np.float64(y[t, b, m, c])
-                sums[0] = 0
-                exp_row(room, source, to, c, address(sums))
-                exp_row(room, source + (c + 1) * item, to + (c + 1) * item, classes - 1 - c, address(sums))
-                e_c, rest = math.exp(y_c - top), sums[0]
-                S = e_c + rest
-                log_S = math.log1p(rest) if y_c == top else math.log(S)
-                g = (1 - smoothing) * weight[c]
-                G = g + all_even
-                room.w[FACTOR] = G / (S * total)
-                dy[t, b, m, c] = 0
-                scale_row(room, to, classes)
-                if g != 0:
-                    loss += g * (log_S - (y_c - top))
+                scale_row(room, to, classes, address(room.factor) + q * item)
                 if smoothing != 0:
-                    for k in range(classes):
-                        dy[t, b, m, k] -= even * weight[k] / total
-                        if weight[k] != 0:  # nothing is expected of the others: they may be -inf
-                            loss += even * weight[k] * (log_S - (np.float64(y[t, b, m, k]) - top))
-                g += even * weight[c]
-                dy[t, b, m, c] = ((G - g) * e_c - g * rest) / (S * total)
-    return True, loss / total if total != 0 else 0.0
+                    losses[block] += smooth(room, q, classes, weight, even, total)
+                put_number_at(room, to, c, room.own[q])
+    part_ways(seat)
+    if seat.member == 0:
+        found[2] = 0.0
+        for block in range(losses.size):
+            found[2] += losses[block]
+        if total != 0:
+            found[2] /= total
 
 
-@kernel(allocates=True)
-def softmax(room, y, lengths, scale, top, log_sum, p):
+@kernel
+def softmax(seat, team, rooms, y, lengths, scale, top, log_sum, p):
     """p = scale softmax(y), row by row; 0 past the ends.
 
     log softmax(y) = (y - top) - log_sum; both are NaN for a row of which there is no softmax, and left alone past the
@@ -221,41 +323,55 @@ def softmax(room, y, lengths, scale, top, log_sum, p):
 
     Parameters
     ----------
+    seat, team, rooms : as for ``cross_entropy``
     y, p : (T, B, classes), of any strides, but the last axis contiguous
     lengths, scale : (B,)
     top, log_sum : (T, B)
     """
-    T, B, classes = y.shape
-    sums = np.zeros(1)
-    for t in range(T):
-        for b in range(B):
-            to = address(p) + t * p.strides[0] + b * p.strides[1]
-            if t >= lengths[b]:
-                zero_row(room, to, classes)
-                continue
-            source = address(y) + t * y.strides[0] + b * y.strides[1]
-            row_max(room, source, classes)
-            top[t, b] = room.w[TOP]
-            sums[0] = 0
-            exp_row(room, source, to, classes, address(sums))
-            log_sum[t, b] = math.log(sums[0])
-            room.w[FACTOR] = scale[b] / sums[0]
-            scale_row(room, to, classes)
+    if seat.members == 0:
+        seat = assemble(team, offer())
+    room = room_of(rooms, seat.member)
+    (T, B, classes), item = y.shape, y.itemsize
+    begin, end = share(T * B, seat.member, seat.members)
+    some = together(classes, item)
+    for first in range(begin, end, some):
+        n = min(some, end - first)
+        for q in range(n):
+            t, b = (first + q) // B, (first + q) % B
+            room.target[q] = 0 if t < lengths[b] else -1
+            room.source[q] = address(y) + t * y.strides[0] + b * y.strides[1]
+            room.to[q] = address(p) + t * p.strides[0] + b * p.strides[1]
+            if room.target[q] >= 0:
+                row_max(room, room.source[q], classes, address(room.top) + q * item)
+        for q in range(n):
+            if room.target[q] >= 0:
+                largest, sums = address(room.top) + q * item, address(room.sums) + q * 8
+                exp_row(room, room.source[q], room.to[q], classes, largest, -1, sums)
+        for q in range(n):
+            t, b = (first + q) // B, (first + q) % B
+            if room.target[q] >= 0:
+                top[t, b], log_sum[t, b] = room.top[q], math.log(room.sums[q])
+                room.factor[q] = scale[b] / room.sums[q]
+                scale_row(room, room.to[q], classes, address(room.factor) + q * item)
+            else:
+                zero_row(room, room.to[q], classes)
+    part_ways(seat)
 
 
-def _room_type(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
-    return named(Room, own_array(dtype, 1), typeof(lanes()))
+def _rooms_type(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Any:
+    numbers, words = own_array(dtype, 2), own_array(np.int64, 2)
+    return named(Room, numbers, typeof(lanes()), numbers, own_array(np.float64, 2), numbers, words, words, words)
 
 
 @cached
-def cross_entropy_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., tuple[bool, float]]:
+def cross_entropy_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``cross_entropy``."""
-    integers, weights = any_array(np.dtype(np.int64), 3), own_array(np.float64, 1)
+    integers, numbers = any_array(np.dtype(np.int64), 3), own_array(np.float64, 1)
     return compiled(
         cross_entropy,
         (
-            _room_type(dtype, lanes), any_array(dtype, 4), integers, own_array(np.int64, 1), weights, types.float64,
-            types.int64, any_array(dtype, 4, False),
+            SEAT, TEAM, _rooms_type(dtype, lanes), any_array(dtype, 4), integers, own_array(np.int64, 1), numbers,
+            types.float64, types.int64, numbers, numbers, any_array(dtype, 4, False),
         ),
     )  # fmt: skip
 
@@ -267,7 +383,26 @@ def softmax_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[...
     return compiled(
         softmax,
         (
-            _room_type(dtype, lanes), any_array(dtype, 3), own_array(np.int64, 1), own_array(np.float64, 1), rows, rows,
-            any_array(dtype, 3, False),
+            SEAT, TEAM, _rooms_type(dtype, lanes), any_array(dtype, 3), own_array(np.int64, 1),
+            own_array(np.float64, 1), rows, rows, any_array(dtype, 3, False),
         ),
     )  # fmt: skip
+
+
+def run_cross_entropy(
+    y: Array, target: Array, lengths: Array, weight: Array, smoothing: float, ignored: int, dy: Array
+) -> tuple[bool, float]:
+    """(whether all targets that count are classes, the loss); see ``cross_entropy``."""
+    rows, classes = target.size, y.shape[3]
+    team, found = team_for(rows, classes, y.dtype), np.empty(3)
+    run, losses = cross_entropy_kernel(y.dtype, isa.current()), np.empty(-(-rows // BLOCK))
+    own = rooms(y.dtype, team.wanted)
+    run(CALLER, team, own, y, target, lengths, weight, smoothing, ignored, found, losses, dy)
+    return bool(found[0]), float(found[2])
+
+
+def run_softmax(y: Array, lengths: Array, scale: Array, top: Array, log_sum: Array, p: Array) -> None:
+    """See ``softmax``."""
+    team = team_for(top.size, y.shape[2], y.dtype)
+    run = softmax_kernel(y.dtype, isa.current())
+    run(CALLER, team, rooms(y.dtype, team.wanted), y, lengths, scale, top, log_sum, p)

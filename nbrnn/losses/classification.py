@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
-from .._cpu import isa
 from .._cuda import losses as on_device
 from .._loops import elementwise, softmax
+from .._memory import fresh
 from .inputs import MOST, Array, by_step, count, limits, ready, sides, steps
 
 
@@ -82,11 +82,10 @@ def cross_entropy(
             there: Any = y
             own = None if weight is None else w
             return place.wrap(on_device.cross_entropy(there, chosen, ends, batch_first, ignored, own, smoothing))
-    dy = np.empty(y.shape, y.dtype)
+    dy = fresh(y.shape, y.dtype)
     given, slope = (by_step(ready(a, inner=True), ends, batch_first, 1) for a in (y, dy))
     goal = by_step(chosen, ends, batch_first)
-    run = softmax.cross_entropy_kernel(y.dtype, isa.current())
-    fits, loss = run(softmax.room(y.dtype), given, goal, limits(ends, given), w, smoothing, ignored, slope)
+    fits, loss = softmax.run_cross_entropy(given, goal, limits(ends, given), w, smoothing, ignored, slope)
     if not fits:
         raise ValueError(f"target must lie in 0..{classes - 1}, or be ignore_index ({ignore_index})")
     return loss, dy
@@ -154,7 +153,7 @@ def bce_with_logits(
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):
         goal = goal.astype(y.dtype, copy=False)
-    dy = np.empty(y.shape, y.dtype)
+    dy = fresh(y.shape, y.dtype)
     given, goal, w, positive, slope = (by_step(ready(a), ends, batch_first) for a in (y, goal, *weights, dy))
     run = elementwise.binary_kernel(y.dtype)
     fits, total = run(given, goal, limits(ends, given), w, positive, y.dtype.type(1 / numbers), slope)

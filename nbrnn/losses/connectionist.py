@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _check
-from .._cpu import isa
 from .._loops import softmax
 from .._loops.ctc import ctc_kernel
 from .._memory import require
@@ -105,7 +104,7 @@ def ctc(
     slope = dy.swapaxes(0, 1) if batch_first else dy
     share = 1 / (np.maximum(counts, 1) * max(1, B))
     top, log_sum = np.empty((T, B)), np.empty((T, B))
-    softmax.softmax_kernel(y.dtype, isa.current())(softmax.room(y.dtype), rows, ends, share, top, log_sum, slope)
+    softmax.run_softmax(rows, ends, share, top, log_sum, slope)
     starts, loss = np.concatenate([[0], np.cumsum(counts)]), np.empty(B)
     flat = np.concatenate([*labels, np.empty(0, np.int64)])
     ctc_kernel(y.dtype)(rows, top, log_sum, flat, starts, ends, share, blank, loss, slope)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from .. import _check
 from .._cuda import losses as on_device
 from .._loops import elementwise
+from .._memory import fresh
 from .inputs import Array, by_step, count, limits, ready, sides, steps
 
 
@@ -143,7 +144,7 @@ def _mean(
         return 0.0, np.zeros(y.shape, y.dtype)
     with np.errstate(over="ignore"):
         wanted = wanted.astype(y.dtype, copy=False)
-    dy = np.empty(y.shape, y.dtype)
+    dy = fresh(y.shape, y.dtype)
     given, goal, slope = (by_step(ready(a), ends, batch_first) for a in (y, wanted, dy))
     scale = (2 if kind == elementwise.SQUARE else 1) / numbers
     run = elementwise.distance_kernel(y.dtype)
