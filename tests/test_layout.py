@@ -54,7 +54,7 @@ INSIDE = {
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "tiles", "moves", "packing", "steps",
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "loops",
-        "unit",
+        "pieces", "unit",
     ],
     "_cuda": [
         "__init__", "emit", "plan", "spread", "schedule", "primitives", "meeting", "product", "forward", "backward",

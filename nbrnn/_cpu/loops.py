@@ -17,7 +17,7 @@ from . import forward as _forward
 from . import gradients as _gradients
 from . import isa
 from .schedule import When
-from .team import Seat, Team
+from .team import Seat, Team, side_by_side
 
 # Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
 
@@ -94,6 +94,12 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
         _gradients.gradients,
         (_SEAT, _TEAM, panels, _WHEN, *steps, x, x, state, sums, dx, types.boolean, work, totals, rooms),
     )
+
+
+@cached
+def side_by_side_kernel() -> Callable[..., None]:
+    """The compiled ``side_by_side``: the same for all kernels that can be laid down."""
+    return compiled(side_by_side, (_SEAT, _TEAM, types.int64, types.int64))
 
 
 @cached

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from . import dropout as _dropout
 from .form import Form, Packed, Sums
 from .loops import backward_kernel, dropout_kernel, forward_kernel, gradients_kernel
 from .moves import move_kernel
+from .pieces import Loop
 from .schedule import When
-from .team import CALLER, Team
+from .team import CALLER
 
 Array = NDArray[Any]
 
@@ -65,30 +65,7 @@ class Unit:
         _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
         return masks
 
-    # How work is shared, and cut into pieces between which Python looks for an interrupt.
-
-    @staticmethod
-    def _arrange(work: cost.Work, rows: int, steps: int) -> tuple[cost.Plan, int, Team | None]:
-        """The plan, how many steps to do alone first, and who shares all, if that is done in one piece."""
-        plan = cost.plan(work, rows, 1)
-        if plan.seconds * steps < cost.WORTH_IT:
-            # How many threads there may be isn't even asked: that takes as long as a small step.
-            return plan, 0, workers.ALONE
-        plan = cost.plan(work, rows, workers.allowed())
-        alone = workers.rouse(plan, steps)
-        whole = alone == 0 and plan.holds(rows, steps)
-        return plan, alone, workers.team(plan, steps) if whole else None
-
-    def _pieces(self, when: When, plan: cost.Plan, counts: list[int]) -> Iterator[tuple[When, slice, slice]]:
-        """(when, steps, rows saved) of pieces of so many steps, in the order they are run forward."""
-        for first in range(when.first, when.last, plan.rows):
-            row, start = 0, sum(counts) if when.reverse else 0
-            for count in counts:
-                start -= count * when.reverse
-                part = when._replace(t0=when.t0 + start, first=first, last=min(first + plan.rows, when.last))
-                rows = int(np.clip(part.lengths - part.t0, 0, count).sum())
-                yield part, slice(start, start + count), slice(row, row + rows)
-                row, start = row + rows, start + count * (not when.reverse)
+    # Loops are run by ``pieces.run``: one by one, or those of both directions at once.
 
     def forward(
         self,
@@ -100,22 +77,12 @@ class Unit:
         masks: Array,
         saved: Array | None,
         workspace: tuple[Array, ...],
-    ) -> None:
-        """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
+    ) -> Loop:
+        """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
         form = self.form
-        run = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None)
-        net, x, out = self.net, readable(x), writeable(y)
-        plan, alone, team = self._arrange(form.work_forward, len(when.order), len(x))
-        if team is not None:
-            run(CALLER, team, net, when, x, out, h, c, masks, saved, *workspace)
-        else:
-            with workers.Sharing(plan, alone) as sharing:
-                for part, now, rows in self._pieces(when, plan, cost.cuts(plan, len(x), alone)):
-                    team = sharing.team(now.stop - now.start)
-                    keep = None if saved is None else saved[rows]
-                    run(CALLER, team, net, part, x[now], out[now], h, c, masks, keep, *workspace)
-        if out is not y:
-            y[...] = out
+        kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None)
+        along, states = (readable(x), y), (h, c, masks)
+        return Loop(kernel, form.work_forward, False, self.net, when, along, states, saved, workspace)
 
     def backward(
         self,
@@ -126,20 +93,12 @@ class Unit:
         masks: Array,
         saved: Array,
         workspace: tuple[Array, ...],
-    ) -> None:
-        """See ``_cpu.backward.backward``."""
+    ) -> Loop:
+        """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
-        run = backward_kernel(form.cell, form.dtype, form.lanes)
-        net, dy = self.nets_back[0], readable(dy)
-        plan, alone, team = self._arrange(form.work_back, len(when.order), len(dy))
-        if team is not None:
-            run(CALLER, team, net, when, dy, dh, dc, masks, saved, *workspace)
-        else:
-            counts = cost.cuts(plan, len(dy), alone)[::-1]
-            with workers.Sharing(plan, alone) as sharing:
-                for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
-                    team = sharing.team(now.stop - now.start)
-                    run(CALLER, team, net, part, dy[now], dh, dc, masks, saved[rows], *workspace)
+        kernel = backward_kernel(form.cell, form.dtype, form.lanes)
+        along, states = (readable(dy),), (dh, dc, masks)
+        return Loop(kernel, form.work_back, True, self.nets_back[0], when, along, states, saved, workspace)
 
     def gradients(
         self,
@@ -154,7 +113,7 @@ class Unit:
         totals: Any,
         work: Any,
     ) -> None:
-        """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
+        """Run ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         form = self.form
         run = gradients_kernel(form.dtype, form.lanes)
         panels, x = self.nets_back[1], readable(x)

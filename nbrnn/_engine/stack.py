@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._cpu import isa
 from .._cpu.form import Form
-from .._cpu.unit import Unit
+from .._cpu.pieces import Loop, run
+from .._cpu.unit import Unit, writeable
 from .batch import Batch
 from .chain import Chain, Pass, Stretch
 from .rooms import Rooms
@@ -35,6 +36,12 @@ class Record:
     def __del__(self) -> None:
         for give in self.give_back:
             give()
+
+
+def _run(*ways: Iterator[Loop]) -> None:
+    """Run the loops of chains that don't depend on each other, side by side; what chains do between is done in turn."""
+    for loops in itertools.zip_longest(*ways):
+        run(*loops)
 
 
 class Stack:
@@ -81,15 +88,17 @@ class Stack:
 
     def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
-        if self.directions == 1:
-            self.levels[0][0].infer(batch, x, y, h, c)
-            return
+        to = writeable(y)
         for n, level in enumerate(self.levels):
-            out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
+            out = to if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
+            ways = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
-                chain.infer(batch, x, self._part(out, d), h[own], c[own])
+                ways.append(chain.infer(batch, x, self._part(out, d), h[own], c[own]))
+            _run(*ways)
             x = out
+        if to is not y:
+            y[...] = to
 
     def record(self, way: Pass, x: Array, y: Array, h: list[Array], c: list[Array]) -> Record:
         """The same, keeping what the way back needs."""
@@ -98,12 +107,12 @@ class Stack:
             last = n == len(self.levels) - 1
             out = y if last else np.empty(y.shape, y.dtype)
             record.inputs.append(x)
-            made = []
+            made: list[list[Stretch]] = [[] for _ in level]
+            ways = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
-                stretches, give_back = chain.record(way, x, self._part(out, d), h[own], c[own])
-                made.append(stretches)
-                record.give_back.append(give_back)
+                ways.append(chain.record(way, x, self._part(out, d), h[own], c[own], made[d], record.give_back))
+            _run(*ways)
             record.stretches.append(made)
             x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
         return record
@@ -131,20 +140,16 @@ class Stack:
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
+            ways = []
             for d, chain in enumerate(self.levels[n]):
-                own = self._own(n, d)
-                chain.back(
-                    way,
-                    record.stretches[n][d],
-                    x,
-                    None if dy is None else self._part(dy, d),
-                    into,
-                    d > 0,
-                    dh[own],
-                    dc[own],
-                    totals[own],
-                    retain,
-                )
+                own, stretches = self._own(n, d), record.stretches[n][d]
+                part = None if dy is None else self._part(dy, d)
+                ways.append(chain.back(way, stretches, x, part, into, d > 0, dh[own], dc[own], totals[own], retain))
+            if way.checkpoint is None:
+                _run(*ways)
+            else:  # the second adds to what the first has written of dx, whose stretches come in another order
+                for one in ways:
+                    _run(one)
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
@@ -174,7 +179,7 @@ class Stack:
         """For ``back``."""
         copies = 1 if record.way.drop is None else 2
         passed = min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
-        return passed + (max(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
+        return passed + (sum(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
 
 
 class Stacks:
