@@ -81,8 +81,8 @@ class Unit:
         """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
         form = self.form
         kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None)
-        along, states = (readable(x), y), (h, c, masks)
-        return Loop(kernel, form.work_forward, False, self.net, when, along, states, saved, workspace)
+        arguments = (self.net, when, readable(x), y, h, c, masks, saved, *workspace)
+        return Loop(kernel, form.work_forward, False, 2, arguments)
 
     def backward(
         self,
@@ -97,8 +97,8 @@ class Unit:
         """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
         kernel = backward_kernel(form.cell, form.dtype, form.lanes)
-        along, states = (readable(dy),), (dh, dc, masks)
-        return Loop(kernel, form.work_back, True, self.nets_back[0], when, along, states, saved, workspace)
+        arguments = (self.nets_back[0], when, readable(dy), dh, dc, masks, saved, *workspace)
+        return Loop(kernel, form.work_back, True, 1, arguments)
 
     def gradients(
         self,

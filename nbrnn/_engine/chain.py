@@ -166,13 +166,14 @@ class Chain:
                 yield from self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
 
-    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> Iterator[Loop]:
-        """Run the steps of x into y as ``run`` does, keeping nothing."""
-        when = batch.when(t0, self.reverse)
+    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> list[Loop]:
+        """What runs the steps of x into y as ``run`` does, keeping nothing."""
+        when, loops = batch.when(t0, self.reverse), []
         for q, unit in enumerate(self.units):
             out = y if q == len(self.units) - 1 else room.between[q][: len(x)]
-            yield unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q])
+            loops.append(unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q]))
             x = out
+        return loops
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,17 @@ class Record:
             give()
 
 
-def _run(*ways: Iterator[Loop]) -> None:
-    """Run the loops of chains that don't depend on each other, side by side; what chains do between is done in turn."""
-    for loops in itertools.zip_longest(*ways):
-        run(*loops)
+def _run(ways: Sequence[Iterator[Loop]], together: bool = True) -> None:
+    """Run the loops of chains: one chain after another, or the n-th loops of all together, of which none may depend on
+    another.  What chains do between loops is done in turn in any case.
+    """
+    if together and len(ways) > 1:
+        for loops in itertools.zip_longest(*ways):
+            run(*loops)
+    else:
+        for way in ways:
+            for loop in way:
+                run(loop)
 
 
 class Stack:
@@ -89,14 +96,17 @@ class Stack:
     def infer(self, batch: Batch, x: Array, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
         to = writeable(y)
-        for n, level in enumerate(self.levels):
-            out = to if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
-            ways = []
-            for d, chain in enumerate(level):
-                own = self._own(n, d)
-                ways.append(chain.infer(batch, x, self._part(out, d), h[own], c[own]))
-            _run(*ways)
-            x = out
+        if self.directions == 1:
+            _run((self.levels[0][0].infer(batch, x, to, h, c),))
+        else:
+            for n, (there, back) in enumerate(self.levels):
+                out, q = to if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype), 2 * n
+                ways = (
+                    there.infer(batch, x, out[:, :, : self.K], h[q : q + 1], c[q : q + 1]),
+                    back.infer(batch, x, out[:, :, self.K :], h[q + 1 : q + 2], c[q + 1 : q + 2]),
+                )
+                _run(ways)
+                x = out
         if to is not y:
             y[...] = to
 
@@ -112,7 +122,7 @@ class Stack:
             for d, chain in enumerate(level):
                 own = self._own(n, d)
                 ways.append(chain.record(way, x, self._part(out, d), h[own], c[own], made[d], record.give_back))
-            _run(*ways)
+            _run(ways, together=way.checkpoint is None)  # whose stretches come in another order for each
             record.stretches.append(made)
             x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
         return record
@@ -145,11 +155,8 @@ class Stack:
                 own, stretches = self._own(n, d), record.stretches[n][d]
                 part = None if dy is None else self._part(dy, d)
                 ways.append(chain.back(way, stretches, x, part, into, d > 0, dh[own], dc[own], totals[own], retain))
-            if way.checkpoint is None:
-                _run(*ways)
-            else:  # the second adds to what the first has written of dx, whose stretches come in another order
-                for one in ways:
-                    _run(one)
+            # The second direction adds to what the first has written of dx.
+            _run(ways, together=way.checkpoint is None)
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
