@@ -97,7 +97,8 @@ class Stream:
         else:
             given, outputs = x[None], to[None]
             for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
-                run(unit.forward(self._when, given, between, h, c, unit.form.no_masks, None, workspace))
+                for loop in unit.forward(self._when, given, between, h, c, unit.form.no_masks, None, workspace):
+                    run(loop)
                 given = between
         if to is not y:
             y[...] = to

@@ -52,16 +52,24 @@ class Loop(NamedTuple):
                 row, start = row + rows, start + count * (not when.reverse)
 
 
+def start(
+    kernel: Callable[..., None], work: cost.Work, back: bool, along: int, arguments: tuple[Any, ...]
+) -> tuple[Loop, ...]:
+    """Run a loop at once if not even two such are worth another thread; what is still to be run.
+
+    How many threads there may be isn't even asked: that takes as long as a small step.
+    """
+    if 2 * cost.plan(work, len(arguments[1].order), 1).seconds * len(arguments[2]) < cost.WORTH_IT:
+        kernel(CALLER, ALONE, *arguments)
+        return ()
+    return (Loop(kernel, work, back, along, arguments),)
+
+
 def run(*loops: Loop) -> None:
     """Run a loop; or two for the same work that don't depend on each other, side by side where that is faster."""
     work, arguments = loops[0].work, loops[0].arguments
     rows, steps = len(arguments[1].order), len(arguments[2])
-    if len(loops) * cost.plan(work, rows, 1).seconds * steps < cost.WORTH_IT:
-        # How many threads there may be isn't even asked: that takes as long as a small step.
-        for loop in loops:
-            loop.kernel(CALLER, ALONE, *loop.arguments)
-        return
-    threads = workers.allowed()
+    threads = workers.allowed() if len(loops) * cost.plan(work, rows, 1).seconds * steps >= cost.WORTH_IT else 1
     plan = cost.plan(work, rows, threads) if len(loops) == 1 else cost.plan_of_two(work, rows, threads)
     if plan is None:
         for loop in loops:

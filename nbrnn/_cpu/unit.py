@@ -14,7 +14,7 @@ from . import dropout as _dropout
 from .form import Form, Packed, Sums
 from .loops import backward_kernel, dropout_kernel, forward_kernel, gradients_kernel
 from .moves import move_kernel
-from .pieces import Loop
+from .pieces import Loop, start
 from .schedule import When
 from .team import CALLER
 
@@ -65,7 +65,8 @@ class Unit:
         _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
         return masks
 
-    # Loops are run by ``pieces.run``: one by one, or those of both directions at once.
+    # A loop is run at once if it is small. Else it is given back, for ``pieces.run``: to be run by itself, or with that
+    # of the other direction.
 
     def forward(
         self,
@@ -77,12 +78,12 @@ class Unit:
         masks: Array,
         saved: Array | None,
         workspace: tuple[Array, ...],
-    ) -> Loop:
+    ) -> tuple[Loop, ...]:
         """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
         form = self.form
         kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None)
         arguments = (self.net, when, readable(x), y, h, c, masks, saved, *workspace)
-        return Loop(kernel, form.work_forward, False, 2, arguments)
+        return start(kernel, form.work_forward, False, 2, arguments)
 
     def backward(
         self,
@@ -93,12 +94,12 @@ class Unit:
         masks: Array,
         saved: Array,
         workspace: tuple[Array, ...],
-    ) -> Loop:
+    ) -> tuple[Loop, ...]:
         """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
         kernel = backward_kernel(form.cell, form.dtype, form.lanes)
         arguments = (self.nets_back[0], when, readable(dy), dh, dc, masks, saved, *workspace)
-        return Loop(kernel, form.work_back, True, 1, arguments)
+        return start(kernel, form.work_back, True, 1, arguments)
 
     def gradients(
         self,

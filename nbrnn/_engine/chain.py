@@ -131,8 +131,8 @@ class Chain:
             return [u.form.no_masks for u in self.units]
         return [way.drop_recurrent(u, way.batch, self.first + q, self.reverse) for q, u in enumerate(self.units)]
 
-    # Each of these yields the loops that it wants to be run, one after another: so two chains can be gone through
-    # together (``Stack``).
+    # Each of these yields the loops that it wants to be run, one after another, but for the small: so two chains can be
+    # gone through together (``Stack``).
 
     def run(
         self, way: Pass, t0: int, x: Array, y: Array, h: States, c: States, masks: list[Array], room: Room
@@ -144,7 +144,7 @@ class Chain:
             last = q == len(self.units) - 1
             out = y if last else room.between[q][: len(x)]
             saved = None if room.saved is None else room.saved[q][:rows]
-            yield unit.forward(when, x, out, h[q], c[q], masks[q], saved, room.work[q])
+            yield from unit.forward(when, x, out, h[q], c[q], masks[q], saved, room.work[q])
             kept.inputs.append(x)
             kept.outputs.append(out)
             if saved is not None:
@@ -166,14 +166,13 @@ class Chain:
                 yield from self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
 
-    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> list[Loop]:
-        """What runs the steps of x into y as ``run`` does, keeping nothing."""
-        when, loops = batch.when(t0, self.reverse), []
+    def _through(self, batch: Batch, t0: int, x: Array, y: Array, h: States, c: States, room: Room) -> Iterator[Loop]:
+        """Run the steps of x into y as ``run`` does, keeping nothing."""
+        when = batch.when(t0, self.reverse)
         for q, unit in enumerate(self.units):
             out = y if q == len(self.units) - 1 else room.between[q][: len(x)]
-            loops.append(unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q]))
+            yield from unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q])
             x = out
-        return loops
 
     def comfortable(self, batch: Batch) -> int:
         """Steps in a stretch of inference: what passes between layers should stay in a cache."""
@@ -224,8 +223,8 @@ class Chain:
         """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before."""
         if not stretches:
             return
-        size, most = way.batch.size, max(s.steps for s in stretches)
-        members = max(u.form.most_for_gradients() for u in self.units)
+        size, most = way.batch.size, max([s.steps for s in stretches])
+        members = max([u.form.most_for_gradients() for u in self.units])
         key = (self._key, "back", most, size, members)
         back = self.rooms.take(key, lambda: RoomBack(self.units, most, size))
         works, between, masks = back.work, back.between, self.masks(way)
@@ -246,7 +245,7 @@ class Chain:
                 unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
                 if retain and again is None:
                     saved = aligned_copy(saved)  # the way back works in place
-                yield unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
+                yield from unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
                 given, gave, into = kept.inputs[q], kept.outputs[q], dx[now] if q == 0 else between[q - 1][:steps]
                 adding = add and q == 0
                 began = stretch.h[q]

@@ -97,7 +97,8 @@ class Stack:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
         to = writeable(y)
         if self.directions == 1:
-            _run((self.levels[0][0].infer(batch, x, to, h, c),))
+            for loop in self.levels[0][0].infer(batch, x, to, h, c):
+                run(loop)
         else:
             for n, (there, back) in enumerate(self.levels):
                 out, q = to if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype), 2 * n
@@ -117,10 +118,11 @@ class Stack:
             last = n == len(self.levels) - 1
             out = y if last else np.empty(y.shape, y.dtype)
             record.inputs.append(x)
-            made: list[list[Stretch]] = [[] for _ in level]
+            made: list[list[Stretch]] = []
             ways = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
+                made.append([])
                 ways.append(chain.record(way, x, self._part(out, d), h[own], c[own], made[d], record.give_back))
             _run(ways, together=way.checkpoint is None)  # whose stretches come in another order for each
             record.stretches.append(made)
