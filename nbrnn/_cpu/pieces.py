@@ -84,14 +84,30 @@ def run(*loops: Loop) -> None:
             _call(parts, sharing.team(len(parts[0].arguments[2])))
 
 
+class Notes:
+    """Where two kernels are laid down."""
+
+    def __init__(self) -> None:
+        self._memory = [aligned((RECORD,), np.uint8) for _ in range(2)]
+        self.seats = [Seat(a.__array_interface__["data"][0], 0, LATER, 0) for a in self._memory]
+
+
+#: Those that no call uses now.
+_spare: list[Notes] = []
+
+
 def _call(loops: tuple[Loop, ...], team: Team) -> None:
     """Call one kernel; or two, side by side if the team has members."""
     if len(loops) == 1 or team.wanted == 1:
         for loop in loops:
             loop.kernel(CALLER, team, *loop.arguments)
         return
-    notes = [aligned((RECORD,), np.uint8) for _ in loops]
-    places = [int(note.__array_interface__["data"][0]) for note in notes]
-    for loop, place in zip(loops, places, strict=True):
-        loop.kernel(Seat(place, 0, LATER, 0), team, *loop.arguments)
-    side_by_side_kernel()(CALLER, team, *places)
+    first, second = loops
+    try:
+        notes = _spare.pop()
+    except IndexError:
+        notes = Notes()
+    first.kernel(notes.seats[0], team, *first.arguments)
+    second.kernel(notes.seats[1], team, *second.arguments)
+    side_by_side_kernel()(CALLER, team, notes.seats[0].desk, notes.seats[1].desk)
+    _spare.append(notes)
