@@ -8,6 +8,7 @@ that is shared.  Three figures follow:
 - whether a call is worth another thread at all,
 - how threads share it.  With rows of their own they never wait for each other.  *Abreast*, on the same rows, each has
   some of the hidden units, so that each core's caches hold its part of the weights; but they must meet at every step.
+  Two directions of a layer can be run *side by side*, by half of the threads each.
 
 What is chosen never changes a result: sums are formed in the same order in any case.
 """

@@ -69,7 +69,10 @@ def run(*loops: Loop) -> None:
     """Run a loop; or two for the same work that don't depend on each other, side by side where that is faster."""
     work, arguments = loops[0].work, loops[0].arguments
     rows, steps = len(arguments[1].order), len(arguments[2])
-    threads = workers.allowed() if len(loops) * cost.plan(work, rows, 1).seconds * steps >= cost.WORTH_IT else 1
+    if len(loops) * cost.plan(work, rows, 1).seconds * steps < cost.WORTH_IT:
+        _call(loops, ALONE)
+        return
+    threads = workers.allowed()
     plan = cost.plan(work, rows, threads) if len(loops) == 1 else cost.plan_of_two(work, rows, threads)
     if plan is None:
         for loop in loops:
