@@ -200,7 +200,7 @@ class Chain:
         room = self.rooms.take(key, lambda: Room(self.units, most, batch.size, rows))
         for t0, steps in self.stretches(batch.steps, most):
             now = slice(t0, t0 + steps)
-            stretch = Stretch(t0, steps, [a.copy() for a in h], [a.copy() for a in c])
+            stretch = Stretch(t0, steps, list(map(np.array, h)), list(map(np.array, c)))
             kept = yield from self.run(way, t0, x[now], y[now], h, c, masks, room)
             if way.checkpoint is None:
                 stretch.kept = kept
