@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import _check, jit
 from ._axes import Axes
 from ._cpu.packing import join_forward
-from ._cpu.unit import readable
+from ._cpu.pieces import run
+from ._cpu.unit import readable, writeable
 from ._engine.batch import Batch
 from ._engine.stack import Stack
 from ._memory import aligned_zeros, require
@@ -90,16 +91,17 @@ class Stream:
         _check.shape(x, "x", (*lead, self._axes.I))
         shape = (*lead, stack.K)
         y = np.empty(shape, stack.dtype) if out is None else _check.output(out, shape, stack.dtype, [("x", x)])
+        to = writeable(y)
         if not self._batched:
-            to = y if y.flags.c_contiguous and y.flags.aligned else np.empty(shape, stack.dtype)
             self._step(self._net, readable(x), self._state, to)
-            if to is not y:
-                y[...] = to
-            return y if out is None else out
-        given, outputs = x[None], y[None]
-        for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
-            unit.forward(self._when, given, between, h, c, unit.form.no_masks, None, workspace)
-            given = between
+        else:
+            given, outputs = x[None], to[None]
+            for between, (unit, h, c, workspace) in zip([*self._between, outputs], self._parts, strict=True):
+                for loop in unit.forward(self._when, given, between, h, c, unit.form.no_masks, None, workspace):
+                    run(loop)
+                given = between
+        if to is not y:
+            y[...] = to
         return y if out is None else out
 
     def _takes(self, x: Any) -> bool:

@@ -32,6 +32,9 @@ LIMIT, PATIENCE = 120, 15
 #: (T, B, I, H) shared by sequences, and by hidden units.
 ROWS, UNITS = (20, 64, 128, 256), (60, 1, 32, 512)
 
+#: The same shared by directions.
+BOTH = (200, 2, 64, 128)
+
 
 def limit(seconds):
     """A process that hangs shows where, and ends: a forked one too, which has no thread that could see to it."""
@@ -50,9 +53,9 @@ class Calls:
 
     def __init__(self, shape=ROWS, seed=0, train=True):
         T, B, I, H = shape
-        rng = np.random.default_rng(seed)
-        self.layer = nbrnn.LSTM(I, H, rng=seed)
-        self.x, self.dy = rng.normal(size=(T, B, I)).astype("f"), rng.normal(size=(T, B, H)).astype("f")
+        rng, both = np.random.default_rng(seed), shape == BOTH
+        self.layer = nbrnn.LSTM(I, H, rng=seed, bidirectional=both)
+        self.x, self.dy = rng.normal(size=(T, B, I)).astype("f"), rng.normal(size=(T, B, H << both)).astype("f")
         with alone():
             self.wanted_y = self.layer(self.x)[0]
             self.wanted = self._train() if train else None
@@ -109,6 +112,26 @@ def eight_threads_infer():
     together(*[lambda c=c: c.infer(10) for c in (rows, units) for _ in range(4)])
     if shared() == before:
         rows.share()
+
+
+def two_directions():
+    """Of one layer, called from several threads and from a forked process; with and without workers that are awake."""
+    calls = Calls(BOTH)
+    assert workers.cost.plan_of_two(calls.layer._stack().units[0].form.work_forward, BOTH[1], 2) is not None
+    calls.share()
+    calls.share(calls.train)
+    together(*[lambda: calls.infer(40)] * 3, *[lambda: calls.train(10)] * 3)
+    for pause in (0.0, 0.0003, 0.01):
+        time.sleep(pause)
+        calls.infer(2)
+        time.sleep(pause)
+        calls.train()
+    if hasattr(os, "fork"):
+        wait_for(child(lambda: check_in_child(calls)))
+    calls.share()
+    with mock.patch.object(workers, "rouse", return_value=7):  # the first steps alone, as if workers were asleep
+        calls.share()
+        calls.share(calls.train)
 
 
 def eight_threads_train():
@@ -496,10 +519,10 @@ def until_interrupted(measure, after, *arguments):
 
 def interrupts(threads):
     """Prints the latencies of some calls of a few seconds."""
-    check, found = [Calls(ROWS), Calls(UNITS)], []
+    check, found = [Calls(ROWS), Calls(UNITS), Calls(BOTH)], []
     with mock.patch.object(workers, "allowed", return_value=int(threads)):
-        for T, B, H in ((500, 64, 1024), (20_000, 1, 512)):
-            layer = nbrnn.LSTM(8, H, rng=0)
+        for T, B, H, both in ((500, 64, 1024, False), (20_000, 1, 512, False), (40_000, 1, 240, True)):
+            layer = nbrnn.LSTM(8, H, rng=0, bidirectional=both)
             x = np.zeros((T, B, 8), np.float32)
             layer(x[:2])
             found += [until_interrupted(latency, after, layer, x) for after in (0.02, 0.3)]

@@ -11,9 +11,10 @@ TEAMS = ((2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 2), (5, 4))
 
 
 @contextlib.contextmanager
-def forced(members, abreast, rows=10**6, steps=10**6, alone=0, wait=0.02):
+def forced(members, abreast, rows=10**6, steps=10**6, alone=0, wait=0.02, both=False):
     """Let every call inside the block be shared by so many threads, ``abreast`` of them on the same rows, and be cut
     into pieces of so many rows and steps, of which the first is done alone.  It waits so many seconds for all of them to come.
+    ``both``: half of them have one direction, half the other.
     """
     before = []
 
@@ -28,6 +29,7 @@ def forced(members, abreast, rows=10**6, steps=10**6, alone=0, wait=0.02):
     replace(cost, "WORTH_IT", 0.0)
     replace(cost, "SHARE", 1)
     replace(cost, "plan", lambda work, *_: cost.Plan(1e4, members, min(abreast, work.depth), rows, steps))
+    replace(cost, "plan_of_two", lambda *a: cost.plan(*a) if both else None)
     given = cost.plan_of_gradients
     replace(cost, "plan_of_gradients", lambda *a: given(*a)._replace(seconds=1e4))
     replace(cost, "plan_of_rows", lambda _, n, most, least: cost.Plan(1e4, most, 1, n, -(-steps // least) * least))

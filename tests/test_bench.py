@@ -200,6 +200,16 @@ def test_json_is_complete(quick_machine, capsys):
     assert "3,2,4,5" in printed.err
 
 
+def test_a_shape_with_options(quick_machine, capsys):
+    shape = ["--shape", "3,2,4,5,ragged,bidirectional"]
+    assert (
+        bench("--peers", "none", "--cell", "RNN", "--mode", "inference", *shape, "--seconds", "0.001", "--json", "-")
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)["lines"]
+    assert all((line["T"], line["H"], line["ragged"], line["bidirectional"]) == (3, 5, True, True) for line in found)
+
+
 def test_json_into_a_file(quick_machine, tmp_path, capsys):
     path = tmp_path / "a.json"
     assert bench("--machine-only", "--dtype", "float32", "--peers", "none", "--json", str(path)) == 0
@@ -214,7 +224,8 @@ def test_json_into_a_file(quick_machine, tmp_path, capsys):
         (["--cell", "LSTM,"], "must be of RNN, GRU, LSTM, got ''"),
         (["--dtype", "float16"], "got 'float16'"),
         (["--mode", "all"], "must be of inference, training, stream, jit"),
-        (["--shape", "1,2,3"], "must be T,B,I,H, four integers of at least 1, got '1,2,3'"),
+        (["--shape", "1,2,3"], "must be T,B,I,H, four integers of at least 1"),
+        (["--shape", "1,2,3,4,both"], "bidirectional or ragged if wanted, got '1,2,3,4,both'"),
         (["--shape", "1,2,3,0"], "at least 1"),
         (["--seconds", "0"], "must be a number above 0"),
         (["--seconds", "nan"], "must be a number above 0"),

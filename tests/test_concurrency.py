@@ -32,7 +32,7 @@ def run(name, *arguments, threads=2, **variables):
         raise
 
 
-@pytest.mark.parametrize("name", ["eight_threads_infer", "eight_threads_train", "pool_of_threads"])
+@pytest.mark.parametrize("name", ["eight_threads_infer", "eight_threads_train", "pool_of_threads", "two_directions"])
 def test_calls_from_many_threads(name):
     run(name)
 

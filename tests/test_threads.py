@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cases import KINDS, cases, examples
-from tests.teams import TEAMS, forced
+from tests.cases import KINDS, Case, cases, examples
+from tests.teams import TEAMS, forced, offered, shared
 
 pytestmark = pytest.mark.alone
 
@@ -58,6 +58,52 @@ def test_calls_cut_into_pieces_give_the_same_bits(case, team, rows, steps, alone
     st.sampled_from(TEAMS),
     st.integers(1, 5),
     st.sampled_from([0.0, 1e-6, 1e-5, 1e-4]),
+    st.booleans(),
 )
-def test_workers_that_come_late_or_not_at_all_change_no_bit(case, team, steps, wait):
-    same_bits(case, members=team[0], abreast=team[1], steps=steps, wait=wait)
+def test_workers_that_come_late_or_not_at_all_change_no_bit(case, team, steps, wait, both):
+    same_bits(case, members=team[0], abreast=team[1], steps=steps, wait=wait, both=both)
+
+
+@examples(2)
+@given(
+    cases(
+        kind=st.sampled_from(KINDS), bidirectional=st.just(True), T=st.integers(0, 9), B=st.integers(0, 9),
+        H=st.integers(1, 70), recurrent_dropout=st.sampled_from([0.0, 0.4]),
+    ),
+    st.sampled_from([(1, 1), *TEAMS]),
+    st.one_of(st.just(10**6), st.integers(1, 5)),
+    st.one_of(st.just(10**6), st.integers(1, 5)),
+    st.integers(0, 2),
+)  # fmt: skip
+def test_two_directions_side_by_side_give_the_same_bits(case, team, rows, steps, alone):
+    same_bits(case, members=team[0], abreast=team[1], rows=rows, steps=steps, alone=alone, both=True)
+
+
+def test_a_tape_that_is_retained_gives_the_same_bits_again():
+    """Both directions work on copies of what it keeps."""
+    case = Case(T=7, B=3, H=20, bidirectional=True, L=2, ragged=True, stateful=True)
+
+    def both_times():
+        _, _, tape = case.layer.forward(case.x, **case.arguments())
+        dstate = case.state(case.dh, case.dc)
+        return [case.layer.backward(tape, case.dy, dstate, retain=retain) for retain in (True, True, False)]
+
+    wanted = both_times()[0]
+    with forced(2, 1, both=True):
+        before = shared()
+        for got in both_times():
+            np.testing.assert_array_equal(got.x, wanted.x)
+            np.testing.assert_array_equal(got.flat, wanted.flat)
+        assert shared() > before
+
+
+def test_each_direction_is_run_by_a_member_of_its_own():
+    """A call is one job for both, where a direction at a time would be two."""
+    case = Case(T=9, B=1, H=20, bidirectional=True, L=1)
+    jobs = {}
+    for both in (False, True):
+        with forced(2, 1, both=both):
+            before = offered()
+            case.layer(case.x)
+            jobs[both] = offered() - before
+    assert jobs == {False: 2, True: 1}

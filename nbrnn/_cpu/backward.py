@@ -6,7 +6,7 @@ from .._kernel import kernel
 from .rows import add_product_padded, add_row, address, row_address, zero_padded, zero_row
 from .schedule import among, cut, gather, own, running, scatter
 from .steps import carry, cell_backward, columns_back, is_projected, unproject
-from .team import assemble, meet, nought, offer, part_ways, seats
+from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
 @kernel
@@ -26,7 +26,11 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
         What ``forward`` kept; its first S slots become the gradients of the sums.
     h_work, c_work, m_work : workspaces (B, Kp), (B, E * Hp), (B, Mp), of zeros
     """
-    if seat.members == 0:
+    if seat.members == LATER:
+        lay_down(seat.desk)
+        return
+    called = seat.members == 0
+    if called:
         seat = assemble(team, offer())
     steps = dy.shape[0]
     K, H = net.K, net.H
@@ -92,4 +96,5 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
     if place == 0:
         scatter(net, when, h_work, K, dh)
         scatter(net, when, c_work, H, dc)
-    part_ways(seat)
+    if called:
+        part_ways(seat)

@@ -8,6 +8,7 @@ that is shared.  Three figures follow:
 - whether a call is worth another thread at all,
 - how threads share it.  With rows of their own they never wait for each other.  *Abreast*, on the same rows, each has
   some of the hidden units, so that each core's caches hold its part of the weights; but they must meet at every step.
+  Two directions of a layer can be run *side by side*, by half of the threads each.
 
 What is chosen never changes a result: sums are formed in the same order in any case.
 """
@@ -97,19 +98,48 @@ def step_seconds(work: Work, rows: int, abreast: int) -> float:
     return max(products + reading / 2, reading) + activations + STEP + exchange
 
 
-@functools.lru_cache(maxsize=4096)
-def plan(work: Work, rows: int, threads: int) -> Plan:
-    """The plan for steps of so many rows with at most so many threads."""
-    alone = step_seconds(work, rows, 1)
-    best, members, abreast = alone, 1, 1
+def _fastest(work: Work, rows: int, threads: int) -> tuple[float, int, int]:
+    """(seconds, members, abreast) of steps of so many rows with at most so many threads."""
+    best, members, abreast = step_seconds(work, rows, 1), 1, 1
+    if rows >= FEW_ROWS:  # however few of them are a thread's own
+        work = work._replace(inputs=0)
     for m in range(2, threads + 1):
         sides = [side for side in range(1, min(m, work.depth) + 1) if m % side == 0 and m // side <= rows]
         ways = [(step_seconds(work, -(-rows // (m // side)), side), side) for side in sides]
         if ways and min(ways)[0] < (1 - GAIN) * best:
             (best, abreast), members = min(ways), m
-    at_once = rows if alone <= PIECE else max(1, int(rows * PIECE / alone))
+    return best, members, abreast
+
+
+def _cut(seconds: float, members: int, abreast: int, rows: int) -> Plan:
+    """The plan for steps of so many rows that take one thread so long."""
+    at_once = rows if seconds <= PIECE else max(1, int(rows * PIECE / seconds))
     piece = PIECE if abreast == 1 else PIECE_ABREAST
-    return Plan(alone, members, abreast, at_once, max(1, int(piece / min(alone, piece))))
+    return Plan(seconds, members, abreast, at_once, max(1, int(piece / min(seconds, piece))))
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(work: Work, rows: int, threads: int) -> Plan:
+    """The plan for steps of so many rows with at most so many threads."""
+    _, members, abreast = _fastest(work, rows, threads)
+    return _cut(step_seconds(work, rows, 1), members, abreast, rows)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_of_two(work: Work, rows: int, threads: int) -> Plan | None:
+    """The plan for two loops of such steps side by side, each with half of the threads, where ``seconds`` are those of
+    both; None if it is better that one follows the other.
+
+    Side by side, each takes as long as with half of the threads, and both take no longer than one: weights are read
+    half as often as where each thread has rows of its own, and nobody waits as those abreast do.  But a thread abreast
+    has fewer weights to read, which may fit its own cache; and many rows take about as long either way.
+    """
+    if threads < 2:
+        return None
+    together, members, abreast = _fastest(work, rows, threads // 2)
+    if together > (1 - GAIN) * 2 * _fastest(work, rows, threads)[0]:
+        return None
+    return _cut(2 * step_seconds(work, rows, 1), 2 * members, abreast, rows)
 
 
 @functools.lru_cache(maxsize=4096)

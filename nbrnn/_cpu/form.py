@@ -179,11 +179,6 @@ class Form:
         """For a pass in which h enters W_hh as it is."""
         return np.empty((0, 0, 0), self.dtype)
 
-    @functools.cached_property
-    def no_inputs(self) -> Array:
-        """For inputs that are chosen."""
-        return np.empty((0, 0, self.I), self.dtype)
-
     # What there is to do.
 
     def _work(self, each: int, inputs: int, depth: int) -> cost.Work:

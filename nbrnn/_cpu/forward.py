@@ -6,7 +6,7 @@ from .._kernel import kernel
 from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
 from .steps import biases, columns_of_step, is_projected, layout, project, step, sum_inputs
-from .team import assemble, meet, nought, offer, part_ways, seats
+from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
 @kernel
@@ -57,7 +57,7 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     Parameters
     ----------
     seat : Seat
-        ``CALLER``; that of a member, when it is called once more for each of them.
+        ``CALLER``; that of a member, when it is called once more for each of them; or one with ``LATER``.
     team : Team
     net : network (forward buffer)
     when : When
@@ -78,7 +78,11 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
         Room for what the inputs of several steps add to the sums, to be computed at once, if a member's sequences
         fit in its part of it; else each step computes its own.  Or what ``sum_choices`` has left.
     """
-    if seat.members == 0:
+    if seat.members == LATER:
+        lay_down(seat.desk)
+        return
+    called = seat.members == 0
+    if called:
         seat = assemble(team, offer())
     steps, batch, _ = y.shape
     K, H = net.K, net.H
@@ -170,4 +174,5 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
                 copy_row(net, address(h_work) + i * h_row, address(h_work) + (batch + i) * h_row, K)
         scatter(net, when, h_work[0], K, h)
         scatter(net, when, c_work, H, c)
-    part_ways(seat)
+    if called:
+        part_ways(seat)

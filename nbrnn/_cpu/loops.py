@@ -17,7 +17,7 @@ from . import forward as _forward
 from . import gradients as _gradients
 from . import isa
 from .schedule import When
-from .team import Seat, Team
+from .team import Seat, Team, side_by_side
 
 # Types: arrays of the user's may have any layout and be read-only; workspaces are ours.
 
@@ -119,6 +119,12 @@ def _of_gradients(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool) ->
 
 def _index(chosen: bool) -> Any:
     return any_array(np.dtype(np.int64), 2) if chosen else types.none
+
+
+@cached
+def side_by_side_kernel() -> Callable[..., None]:
+    """The compiled ``side_by_side``: the same for all kernels that can be laid down."""
+    return compiled(side_by_side, (SEAT, TEAM, types.int64, types.int64))
 
 
 @cached

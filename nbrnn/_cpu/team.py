@@ -10,6 +10,9 @@ There is one job at a time.  A call that finds the desk taken (by another thread
 
 A *job* is the same kernel, called by each member with its number and the number of members: each does its part of the
 rows or of the hidden units, and where one needs what another has made they ``meet``.
+
+Two calls that don't depend on each other can be one job (``side_by_side``): each is *laid down* first, which is to note
+all that it was given, and half of the members then run the one, half the other.
 """
 
 from __future__ import annotations
@@ -64,6 +67,10 @@ class Seat(NamedTuple):
 
 #: The seat of the caller, who is to find the others.
 CALLER = Seat(0, 0, 0, 0)
+
+#: Number of members of a call that is only to be laid down, at the address that its seat has instead of the desk's; and
+#: the bytes there are for that.
+LATER, RECORD = -1, 2048
 
 #: A job as workers call it: with an address and a seat.
 JOB_TYPE = ir.FunctionType(ir.VoidType(), [I64] * 5)
@@ -155,37 +162,73 @@ def give_way(typingctx):
     return types.void(), emit
 
 
+def _given(builder: Any) -> Any:
+    """What a job hands on of a kernel's arguments: not a result, an exception, and a seat's four words."""
+    return builder.function.args[6:]
+
+
+def _record(builder: Any) -> Any:
+    """The type of a note of that."""
+    return ir.LiteralStructType([a.type for a in _given(builder)])
+
+
+def _note(builder: Any, room: Any) -> None:
+    """Note it."""
+    for n, value in enumerate(_given(builder)):
+        builder.store(value, builder.gep(room, [ir.IntType(32)(0), ir.IntType(32)(n)]))
+
+
+def _job(builder: Any) -> Any:
+    """A C function that calls the kernel being built once more, with the seat that it is given and what was noted."""
+    kernel_function = builder.function
+    name = f"{kernel_function.name}.job"
+    job = builder.module.globals.get(name)
+    if job is None:
+        job = ir.Function(builder.module, JOB_TYPE, name)
+        job.linkage = "internal"
+        inside = ir.IRBuilder(job.append_basic_block())
+        values = inside.load(inside.inttoptr(job.args[0], _record(builder).as_pointer()))
+        result, error = (inside.alloca(a.type.pointee) for a in kernel_function.args[:2])
+        handed = [inside.extract_value(values, n) for n in range(len(_given(builder)))]
+        inside.call(kernel_function, [result, error, *job.args[1:], *handed])
+        inside.ret_void()
+    return builder.ptrtoint(job, I64)
+
+
 @intrinsic
 def offer(typingctx):
     """(address of a C function, address of what it wants): it calls the kernel in which this stands once more, with the
     same arguments, except for the first: the ``Seat`` that the function is given.
 
-    Both are good until the kernel returns.
+    The second is good until the kernel returns.
     """
 
     def emit(context, builder, signature, arguments):
-        kernel_function = builder.function
-        # A result, an exception, a seat's four words, and then all that is handed on.
-        given = kernel_function.args[6:]
-        record = ir.LiteralStructType([a.type for a in given])
         with builder.goto_entry_block():
-            room = builder.alloca(record)
-        for n, value in enumerate(given):
-            builder.store(value, builder.gep(room, [ir.IntType(32)(0), ir.IntType(32)(n)]))
-
-        job = ir.Function(builder.module, JOB_TYPE, f"{kernel_function.name}.job")
-        job.linkage = "internal"
-        inside = ir.IRBuilder(job.append_basic_block())
-        values = inside.load(inside.inttoptr(job.args[0], record.as_pointer()))
-        result, error = (inside.alloca(a.type.pointee) for a in kernel_function.args[:2])
-        handed = [inside.extract_value(values, n) for n in range(len(given))]
-        inside.call(kernel_function, [result, error, *job.args[1:], *handed])
-        inside.ret_void()
-        return context.make_tuple(
-            builder, signature.return_type, [builder.ptrtoint(job, I64), builder.ptrtoint(room, I64)]
-        )
+            room = builder.alloca(_record(builder))
+        _note(builder, room)
+        return context.make_tuple(builder, signature.return_type, [_job(builder), builder.ptrtoint(room, I64)])
 
     return types.UniTuple(types.int64, 2)(), emit
+
+
+@intrinsic
+def lay_down(typingctx, address):
+    """Put the same function's address at an address, where there are ``RECORD`` bytes, and what it wants behind it.
+
+    Arrays are noted, not kept: good for as long as their memory is.
+    """
+
+    def emit(context, builder, signature, arguments):
+        record = _record(builder)
+        if context.get_abi_sizeof(record) > RECORD - 8:
+            raise ValueError(f"what {builder.function.name} is given takes more than {RECORD} bytes")
+        builder.store(_job(builder), _pointer(builder, arguments[0]))
+        behind = builder.add(arguments[0], I64(8))
+        _note(builder, builder.inttoptr(behind, record.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
 
 
 @intrinsic
@@ -323,3 +366,25 @@ def seats(seat, abreast):
 def share(n, part, parts):
     """[begin, end): the part of range(n) that falls to one of so many parts."""
     return n * part // parts, n * (part + 1) // parts
+
+
+@kernel
+def side_by_side(seat, team, first, second):
+    """Run what has been laid down at two addresses: each by half of the members, or both by a single one.
+
+    Neither may depend on the other.
+    """
+    called = seat.members == 0
+    if called:
+        seat = assemble(team, offer())
+    for n in range(2):
+        at = second if n == 1 else first
+        begin, end = share(seat.members, n, 2)
+        if seat.members == 1:
+            begin, end = 0, 1
+        if begin <= seat.member < end:
+            # Flags are looked up from the desk, so each half has its own.
+            half = Seat(seat.desk + begin * LINE, seat.member - begin, end - begin, seat.base)
+            call_job(look(at), at + 8, half)
+    if called:
+        part_ways(seat)

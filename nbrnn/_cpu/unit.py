@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,9 @@ from .loops import (
     sum_choices_kernel,
 )
 from .moves import move_kernel
+from .pieces import Loop, start
 from .schedule import When
-from .team import CALLER, Team
+from .team import CALLER
 
 Array = NDArray[Any]
 
@@ -73,30 +73,8 @@ class Unit:
         _drop(own, own, p, key, _dropout.RECURRENT, layer, direction, 0)
         return masks
 
-    # How work is shared, and cut into pieces between which Python looks for an interrupt.
-
-    @staticmethod
-    def _arrange(work: cost.Work, rows: int, steps: int) -> tuple[cost.Plan, int, Team | None]:
-        """The plan, how many steps to do alone first, and who shares all, if that is done in one piece."""
-        plan = cost.plan(work, rows, 1)
-        if plan.seconds * steps < cost.WORTH_IT:
-            # How many threads there may be isn't even asked: that takes as long as a small step.
-            return plan, 0, workers.ALONE
-        plan = cost.plan(work, rows, workers.allowed())
-        alone = workers.rouse(plan, steps)
-        whole = alone == 0 and plan.holds(rows, steps)
-        return plan, alone, workers.team(plan, steps) if whole else None
-
-    def _pieces(self, when: When, plan: cost.Plan, counts: list[int]) -> Iterator[tuple[When, slice, slice]]:
-        """(when, steps, rows saved) of pieces of so many steps, in the order they are run forward."""
-        for first in range(when.first, when.last, plan.rows):
-            row, start = 0, sum(counts) if when.reverse else 0
-            for count in counts:
-                start -= count * when.reverse
-                part = when._replace(t0=when.t0 + start, first=first, last=min(first + plan.rows, when.last))
-                rows = int(np.clip(part.lengths - part.t0, 0, count).sum())
-                yield part, slice(start, start + count), slice(row, row + rows)
-                row, start = row + rows, start + count * (not when.reverse)
+    # A loop is run at once if it is small. Else it is given back, for ``pieces.run``: to be run by itself, or with that
+    # of the other direction.
 
     def forward(
         self,
@@ -108,24 +86,15 @@ class Unit:
         masks: Array,
         saved: Array | None,
         workspace: tuple[Array, ...],
-    ) -> None:
-        """See ``_cpu.forward.forward``; x and y are copied if their inner axis isn't contiguous."""
-        form, net, out, steps = self.form, self.net, writeable(y), len(y)
+    ) -> tuple[Loop, ...]:
+        """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
+        form = self.form
         if isinstance(x, Chosen):
-            sum_choices_kernel(form.cell, form.dtype, form.lanes)(net, x.table, *workspace[-2:])
-        run = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None, isinstance(x, Chosen))
-        x, index = (form.no_inputs, x.index) if isinstance(x, Chosen) else (readable(x), None)
-        plan, alone, team = self._arrange(form.work_forward, len(when.order), steps)
-        if team is not None:
-            run(CALLER, team, net, when, x, index, out, h, c, masks, saved, *workspace)
-        else:
-            with workers.Sharing(plan, alone) as sharing:
-                for part, now, rows in self._pieces(when, plan, cost.cuts(plan, steps, alone)):
-                    team = sharing.team(now.stop - now.start)
-                    keep, which = None if saved is None else saved[rows], None if index is None else index[now]
-                    run(CALLER, team, net, part, x[now], which, out[now], h, c, masks, keep, *workspace)
-        if out is not y:
-            y[...] = out
+            sum_choices_kernel(form.cell, form.dtype, form.lanes)(self.net, x.table, *workspace[-2:])
+        kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None, isinstance(x, Chosen))
+        x, index = _inputs(x)
+        arguments = (self.net, when, x, index, y, h, c, masks, saved, *workspace)
+        return start(kernel, form.work_forward, False, 3, arguments)
 
     def backward(
         self,
@@ -136,20 +105,12 @@ class Unit:
         masks: Array,
         saved: Array,
         workspace: tuple[Array, ...],
-    ) -> None:
-        """See ``_cpu.backward.backward``."""
+    ) -> tuple[Loop, ...]:
+        """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
-        run = backward_kernel(form.cell, form.dtype, form.lanes)
-        net, dy = self.nets_back[0], readable(dy)
-        plan, alone, team = self._arrange(form.work_back, len(when.order), len(dy))
-        if team is not None:
-            run(CALLER, team, net, when, dy, dh, dc, masks, saved, *workspace)
-        else:
-            counts = cost.cuts(plan, len(dy), alone)[::-1]
-            with workers.Sharing(plan, alone) as sharing:
-                for part, now, rows in reversed(list(self._pieces(when, plan, counts))):
-                    team = sharing.team(now.stop - now.start)
-                    run(CALLER, team, net, part, dy[now], dh, dc, masks, saved[rows], *workspace)
+        kernel = backward_kernel(form.cell, form.dtype, form.lanes)
+        arguments = (self.nets_back[0], when, readable(dy), dh, dc, masks, saved, *workspace)
+        return start(kernel, form.work_back, True, 1, arguments)
 
     def gradients(
         self,
@@ -164,11 +125,10 @@ class Unit:
         totals: Any,
         work: Any,
     ) -> None:
-        """See ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
+        """Run ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         form, panels, steps = self.form, self.nets_back[1], len(y)
         run = gradients_kernel(form.dtype, form.lanes, isinstance(x, Chosen))
-        x, index = (form.no_inputs, x.index) if isinstance(x, Chosen) else (readable(x), None)
-        given = (x, index, y, h, masks, dx, add, saved, totals, work)
+        given = (*_inputs(x), y, h, masks, dx, add, saved, totals, work)
         # Threads may have been allowed since the rooms were made.
         members = min(form.most_for_gradients(), len(work.tables))
         plan = cost.plan_of_gradients(form.work_of_gradients, len(when.order), members)
@@ -193,6 +153,13 @@ class Unit:
     def read_sums(self, sums: Sums, to: Array) -> None:
         """Write the gradients of the parameters, as one vector, from what has been summed."""
         move_kernel(self.form.dtype)(self.form.unpack.table, sums.vector, to, sums.vector)  # which takes no room
+
+
+def _inputs(x: Array | Chosen) -> tuple[Array, NDArray[np.int64] | None]:
+    """x and the index, as kernels take them: of what is chosen, they read nothing but that."""
+    if isinstance(x, Chosen):
+        return np.empty((len(x), 0, x.shape[2]), x.dtype), x.index
+    return readable(x), None
 
 
 def _plain(a: Array) -> bool:

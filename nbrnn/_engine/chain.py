@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .._cpu.chosen import Chosen
 from .._cpu.dropout import BETWEEN_LAYERS
+from .._cpu.pieces import Loop
 from .._cpu.unit import Unit, dropout
 from .._memory import aligned, aligned_copy
 from .batch import Batch
@@ -132,9 +133,12 @@ class Chain:
             return [u.form.no_masks for u in self.units]
         return [way.drop_recurrent(u, way.batch, self.first + q, self.reverse) for q, u in enumerate(self.units)]
 
+    # Each of these yields the loops that it wants to be run, one after another, but for the small: so two chains can be
+    # gone through together (``Stack``).
+
     def run(
         self, way: Pass, t0: int, x: Array | Chosen, y: Array, h: States, c: States, masks: list[Array], room: Room
-    ) -> Kept:
+    ) -> Generator[Loop, None, Kept]:
         """Run the steps of x into y; states change in place."""
         when, kept = way.batch.when(t0, self.reverse), Kept([], [], [])
         rows = 0 if room.saved is None else way.batch.rows(t0, len(x))
@@ -142,7 +146,7 @@ class Chain:
             last = q == len(self.units) - 1
             out = y if last else room.between[q][: len(x)]
             saved = None if room.saved is None else room.saved[q][:rows]
-            unit.forward(when, x, out, h[q], c[q], masks[q], saved, room.work[q])
+            yield from unit.forward(when, x, out, h[q], c[q], masks[q], saved, room.work[q])
             kept.inputs.append(x)
             kept.outputs.append(out)
             if saved is not None:
@@ -150,7 +154,7 @@ class Chain:
             x = out if way.drop is None or last else way.drop(out, self.first + q, 1, t0)
         return kept
 
-    def infer(self, batch: Batch, x: Array | Chosen, y: Array, h: States, c: States) -> None:
+    def infer(self, batch: Batch, x: Array | Chosen, y: Array, h: States, c: States) -> Iterator[Loop]:
         """Run all of x into y, keeping nothing: states change in place."""
         most, between = batch.steps, 0
         if self._between > 0:
@@ -159,18 +163,20 @@ class Chain:
         key = (self._key, "infer", between, batch.size, choices)
         room = self.rooms.take(key, lambda: Room(self.units, between, batch.size, None, choices))
         if most >= batch.steps:
-            self._through(batch, 0, x, y, h, c, room)
+            yield from self._through(batch, 0, x, y, h, c, room)
         else:
             for t0, steps in self.stretches(batch.steps, most):
-                self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
+                yield from self._through(batch, t0, x[t0 : t0 + steps], y[t0 : t0 + steps], h, c, room)
         self.rooms.give(key, room, room.size)
 
-    def _through(self, batch: Batch, t0: int, x: Array | Chosen, y: Array, h: States, c: States, room: Room) -> None:
+    def _through(
+        self, batch: Batch, t0: int, x: Array | Chosen, y: Array, h: States, c: States, room: Room
+    ) -> Iterator[Loop]:
         """Run the steps of x into y as ``run`` does, keeping nothing."""
         when = batch.when(t0, self.reverse)
         for q, unit in enumerate(self.units):
             out = y if q == len(self.units) - 1 else room.between[q][: len(x)]
-            unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q])
+            yield from unit.forward(when, x, out, h[q], c[q], unit.form.no_masks, None, room.work[q])
             x = out
 
     def comfortable(self, batch: Batch) -> int:
@@ -178,13 +184,21 @@ class Chain:
         return max(1, min(batch.steps, 2**18 // max(1, batch.size * self._between)))
 
     def record(
-        self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]
-    ) -> tuple[list[Stretch], Callable[[], None]]:
-        """Run all of x into y, keeping what the way back needs; states change in place.
+        self,
+        way: Pass,
+        x: Array | Chosen,
+        y: Array,
+        h: list[Array],
+        c: list[Array],
+        made: list[Stretch],
+        give_back: list[Callable[[], None]],
+    ) -> Iterator[Loop]:
+        """Run all of x into y; states change in place.
 
-        Also what is to be called when the stretches aren't needed any more: it gives their memory back.
+        What the way back needs is added to ``made``; what is to be called when that isn't needed any more, to give its
+        memory back, to ``give_back``.
         """
-        made, batch, masks = [], way.batch, self.masks(way)
+        batch, masks = way.batch, self.masks(way)
         most = max(1, min(way.checkpoint or batch.steps, batch.steps))
         rows = batch.rows(0, batch.steps) if way.checkpoint is None else None
         choices = _choices(x)
@@ -193,11 +207,11 @@ class Chain:
         for t0, steps in self.stretches(batch.steps, most):
             now = slice(t0, t0 + steps)
             stretch = Stretch(t0, steps, list(map(np.array, h)), list(map(np.array, c)))
-            kept = self.run(way, t0, x[now], y[now], h, c, masks, room)
+            kept = yield from self.run(way, t0, x[now], y[now], h, c, masks, room)
             if way.checkpoint is None:
                 stretch.kept = kept
             made.append(stretch)
-        return made, functools.partial(self.rooms.give, key, room, room.size)
+        give_back.append(functools.partial(self.rooms.give, key, room, room.size))
 
     def back(
         self,
@@ -211,15 +225,15 @@ class Chain:
         dc: list[Array],
         totals: list[Any],
         retain: bool,
-    ) -> None:
+    ) -> Iterator[Loop]:
         """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before.
 
         Where x is chosen, dx is that of what it is chosen from.
         """
         if not stretches:
             return
-        size, most = way.batch.size, max(s.steps for s in stretches)
-        members = max(u.form.most_for_gradients() for u in self.units)
+        size, most = way.batch.size, max([s.steps for s in stretches])
+        members = max([u.form.most_for_gradients() for u in self.units])
         key = (self._key, "back", most, size, members, _choices(x))
         back = self.rooms.take(key, lambda: RoomBack(self.units, most, size, _choices(x)))
         if isinstance(x, Chosen):
@@ -238,7 +252,7 @@ class Chain:
             if again is not None:
                 room, scratch = again
                 h, c = list(map(np.array, stretch.h)), list(map(np.array, stretch.c))
-                kept = self.run(way, t0, x[now], scratch[:steps], h, c, masks, room)
+                kept = yield from self.run(way, t0, x[now], scratch[:steps], h, c, masks, room)
             assert kept is not None
             when = way.batch.when(t0, self.reverse)
             gradient = np.empty((steps, size, 0), dx.dtype) if dy is None else dy[now]
@@ -246,7 +260,7 @@ class Chain:
                 unit, saved, (backward_work, gradients_work) = self.units[q], kept.saved[q], works[q]
                 if retain and again is None:
                     saved = aligned_copy(saved)  # the way back works in place
-                unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
+                yield from unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
                 given, gave, adding = kept.inputs[q], kept.outputs[q], add and q == 0
                 into = between[q - 1][:steps] if q > 0 else dx if isinstance(given, Chosen) else dx[now]
                 began = stretch.h[q]

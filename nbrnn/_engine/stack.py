@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from .._cells import Cell
 from .._cpu import cost, isa
 from .._cpu.chosen import Chosen
 from .._cpu.form import Form
-from .._cpu.unit import Unit
+from .._cpu.pieces import Loop, run
+from .._cpu.unit import Unit, writeable
 from .batch import Batch
 from .chain import Chain, Pass, Stretch
 from .rooms import Rooms
@@ -41,6 +42,19 @@ class Record:
     def __del__(self) -> None:
         for give in self.give_back:
             give()
+
+
+def _run(ways: Sequence[Iterator[Loop]], together: bool = True) -> None:
+    """Run the loops of chains: one chain after another, or the n-th loops of all together, of which none may depend on
+    another.  What chains do between loops is done in turn in any case.
+    """
+    if together and len(ways) > 1:
+        for loops in itertools.zip_longest(*ways):
+            run(*loops)
+    else:
+        for way in ways:
+            for loop in way:
+                run(loop)
 
 
 class Stack:
@@ -92,15 +106,21 @@ class Stack:
 
     def infer(self, batch: Batch, x: Array | Chosen, y: Array, h: Array, c: Array) -> None:
         """x (T, B, I) into y (T, B, D * K); states (B, K) and (B, E * H) of each layer and direction in place."""
+        to = writeable(y)
         if self.directions == 1:
-            self.levels[0][0].infer(batch, x, y, h, c)
-            return
-        for n, level in enumerate(self.levels):
-            out = y if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype)
-            for d, chain in enumerate(level):
-                own = self._own(n, d)
-                chain.infer(batch, x, self._part(out, d), h[own], c[own])
-            x = out
+            for loop in self.levels[0][0].infer(batch, x, to, h, c):
+                run(loop)
+        else:
+            for n, (there, back) in enumerate(self.levels):
+                out, q = to if n == len(self.levels) - 1 else np.empty(y.shape, y.dtype), 2 * n
+                ways = (
+                    there.infer(batch, x, out[:, :, : self.K], h[q : q + 1], c[q : q + 1]),
+                    back.infer(batch, x, out[:, :, self.K :], h[q + 1 : q + 2], c[q + 1 : q + 2]),
+                )
+                _run(ways)
+                x = out
+        if to is not y:
+            y[...] = to
 
     def record(self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]) -> Record:
         """The same, keeping what the way back needs."""
@@ -109,12 +129,13 @@ class Stack:
             last = n == len(self.levels) - 1
             out = y if last else np.empty(y.shape, y.dtype)
             record.inputs.append(x)
-            made = []
+            made: list[list[Stretch]] = []
+            ways = []
             for d, chain in enumerate(level):
                 own = self._own(n, d)
-                stretches, give_back = chain.record(way, x, self._part(out, d), h[own], c[own])
-                made.append(stretches)
-                record.give_back.append(give_back)
+                made.append([])
+                ways.append(chain.record(way, x, self._part(out, d), h[own], c[own], made[d], record.give_back))
+            _run(ways, together=way.checkpoint is None)  # whose stretches come in another order for each
             record.stretches.append(made)
             x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
         return record
@@ -142,20 +163,13 @@ class Stack:
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
+            ways = []
             for d, chain in enumerate(self.levels[n]):
-                own = self._own(n, d)
-                chain.back(
-                    way,
-                    record.stretches[n][d],
-                    x,
-                    None if dy is None else self._part(dy, d),
-                    into,
-                    d > 0,
-                    dh[own],
-                    dc[own],
-                    totals[own],
-                    retain,
-                )
+                own, stretches = self._own(n, d), record.stretches[n][d]
+                part = None if dy is None else self._part(dy, d)
+                ways.append(chain.back(way, stretches, x, part, into, d > 0, dh[own], dc[own], totals[own], retain))
+            # The second direction adds to what the first has written of dx.
+            _run(ways, together=way.checkpoint is None)
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
@@ -185,7 +199,7 @@ class Stack:
         """For ``back``."""
         copies = 1 if record.way.drop is None else 2
         passed = min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
-        return passed + (max(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
+        return passed + (sum(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
 
 
 class Stacks:

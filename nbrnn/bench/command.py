@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", type=names(MODES), metavar="MODES", help="inference,training,stream,jit: some of them"
     )
     parser.add_argument(
-        "--shape", type=_shape, action="append", metavar="T,B,I,H", help="a shape of your own; may be repeated"
+        "--shape",
+        type=_shape,
+        action="append",
+        metavar="T,B,I,H",
+        help="a shape of your own, with ,bidirectional or ,ragged behind if wanted; may be repeated",
     )
     parser.add_argument(
         "--peers", type=_peers, metavar="PEERS", help=f"{','.join(PEERS)}: some of them, or none; else all installed"
@@ -123,14 +127,18 @@ def _peers(text: str) -> list[str]:
 
 
 def _shape(text: str) -> grid.Shape:
+    parts = text.split(",")
+    options = [part for part in parts if part in ("bidirectional", "ragged")]
     try:
-        sizes = [int(part) for part in text.split(",")]
+        sizes = [int(part) for part in parts if part not in options]
     except ValueError:
         sizes = []
     if len(sizes) != 4 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"must be T,B,I,H, four integers of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be T,B,I,H, four integers of at least 1, and bidirectional or ragged if wanted, got {text!r}"
+        )
     T, B, I, H = sizes
-    return grid.Shape(T, B, I, H)
+    return grid.Shape(T, B, I, H, bidirectional="bidirectional" in options, ragged="ragged" in options)
 
 
 def seconds(text: str) -> float:
