@@ -53,6 +53,8 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
+        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "packing",
+        "steps",
         "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "panels", "dense",
         "loops", "chosen", "pieces", "unit", "linear",
     ],
