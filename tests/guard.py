@@ -148,7 +148,8 @@ def guard_package(guarded):
         setattr(module, name, value)
 
     for name, module in MODULES.items():
-        if name not in ("nbrnn._memory", "nbrnn._cpu.workers"):  # the desk of the threads stays where it is
+        # The desk of the threads and what is laid down for them stay where they are.
+        if name not in ("nbrnn._memory", "nbrnn._cpu.workers", "nbrnn._cpu.pieces"):
             for function, replacement in (
                 ("aligned", guarded.empty),
                 ("aligned_zeros", guarded.zeros),
