@@ -9,8 +9,7 @@ import numpy as np
 
 from . import _check
 from ._cpu.unit import draw_key
-from ._engine.batch import Batch
-from ._engine.chain import Drop, Pass, RecurrentDrop
+from ._engine.chain import Drop, RecurrentDrop
 from .module import Parametric, Tape
 
 
@@ -38,14 +37,13 @@ class RecurrentTape(Tape):
         del self.stack, self.record
 
 
-def pass_of(
-    batch: Batch, between: float, recurrent: float, rng: np.random.Generator, checkpoint: int | str | None
-) -> Pass:
-    """A pass with those dropouts, between layers and of what enters W_hh, which share one key."""
-    key = draw_key(rng) if between > 0 or recurrent > 0 else (0, 0)
-    drop = Drop(between, key) if between > 0 else None
-    drop_recurrent = RecurrentDrop(recurrent, key) if recurrent > 0 else None
-    return Pass(batch, drop, drop_recurrent, checkpoint_every(checkpoint, batch.steps))
+def drops_of(layer: Any, rng: np.random.Generator) -> tuple[Drop | None, RecurrentDrop | None]:
+    """The dropouts of a pass, between layers and of what enters W_hh, which share one key."""
+    between, recurrent = layer.dropout if layer.num_layers > 1 else 0.0, layer.recurrent_dropout
+    if between == recurrent == 0:
+        return None, None
+    key = draw_key(rng)
+    return Drop(between, key) if between > 0 else None, RecurrentDrop(recurrent, key) if recurrent > 0 else None
 
 
 def checkpoint_every(checkpoint: Any, steps: int) -> int | None:

@@ -25,7 +25,7 @@ from ._cuda.machine import Machine
 from ._cuda.nets import thread_net
 from ._cuda.stack import Record, Stack
 from ._params import Parameters
-from ._passes import RecurrentTape, checkpoint_every
+from ._passes import RecurrentTape, checkpoint_every, drops_of
 from .module import Gradients, Seed
 
 Array = NDArray[Any]
@@ -171,7 +171,8 @@ class OnDevice:
             call = self._call(x, state, lengths, resets)
             steps, size, _ = call.x.shape
             checkpoint = checkpoint_every(checkpoint, steps)
-            between, recurrent = (d and Drop(d.p, d.key) for d in layer._drops(layer._generator(rng)))
+            drops: Any = drops_of(layer, layer._generator(rng))
+            between, recurrent = (d and Drop(d.p, d.key) for d in drops)
             # The tape refers to x, but to a state of its own.
             call.h, call.c = (a if a is None else self._copy(a) for a in (call.h, call.c))
             y = self._empty(self.axes.y_shape(steps, size, call.batched))

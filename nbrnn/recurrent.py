@@ -13,11 +13,12 @@ from . import _cells, _check, _small, initial
 from ._axes import Axes
 from ._cpu.packing import join_forward
 from ._cuda.exchange import kind_of
+from ._engine.chain import Pass
 from ._engine.rooms import Rooms
 from ._engine.stack import Stack, Stacks
 from ._memory import SURELY, fresh, require
 from ._params import Parameters
-from ._passes import RecurrentTape, pass_of
+from ._passes import RecurrentTape, checkpoint_every, drops_of
 from ._place import is_there
 from ._recurrent_device import OnDevice
 from .module import Gradients, Module, Seed, Tape
@@ -289,8 +290,8 @@ class Recurrent(Module):
         ):
             return small
         call = self._axes.call(x, state, lengths, resets)
-        stack, between = self._stack(), self.dropout if self.num_layers > 1 else 0.0
-        way = pass_of(call.batch, between, self.recurrent_dropout, rng, checkpoint)
+        stack = self._stack()
+        way = Pass(call.batch, *drops_of(self, rng), checkpoint_every(checkpoint, call.batch.steps))
         shape = self._axes.y_shape(call.x.shape[0], call.x.shape[1], call.batched)
         if (stack.kept_at_most + shape[-1]) * math.prod(shape[:-1]) >= SURELY:
             called, tape_size = f"{self._called()}.forward for x of shape {np.shape(x)}", stack.numbers_to_record(way)

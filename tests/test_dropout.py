@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import nbrnn
 from nbrnn._cpu import dropout as module
 from nbrnn._cpu.unit import dropout
+from nbrnn._passes import drops_of
 from tests.cases import DTYPES, KINDS, Case, cases
 from tests.processes import run
 from tests.reference import philox as reference
@@ -249,7 +250,7 @@ def test_one_key_serves_both(kind):
     case.layer.forward(case.x, rng=rng)
     twin.integers(0, 2**32, 2)
     assert rng.bit_generator.state == twin.bit_generator.state
-    drops = case.layer._drops(np.random.default_rng(3))
+    drops = drops_of(case.layer, np.random.default_rng(3))
     assert drops[0].key == drops[1].key == key_of(3)
 
 
