@@ -1,10 +1,17 @@
 """Calls shared by threads: the same bits as alone, whatever else is going on in the process."""
 
+import os
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbrnn._cpu import team, workers
+from nbrnn._memory import aligned_zeros
 from tests.cases import KINDS, Case, cases, examples
 from tests.teams import TEAMS, forced, offered, shared
 
@@ -107,3 +114,61 @@ def test_each_direction_is_run_by_a_member_of_its_own():
             case.layer(case.x)
             jobs[both] = offered() - before
     assert jobs == {False: 2, True: 1}
+
+
+def on_a_thread(run):
+    """What a function gives on a thread of its own, whose processors are its own business."""
+    given = []
+    thread = threading.Thread(target=lambda: given.append(run()))
+    thread.start()
+    thread.join(60)
+    assert given, "no end within a minute"
+    return given[0]
+
+
+needs_two = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+
+
+@needs_two
+def test_a_thread_leaves_a_processor():
+    allowed = os.sched_getaffinity(0)
+
+    def run():
+        left = 0
+        for here in sorted(allowed)[:2] * 10:
+            os.sched_setaffinity(0, {here})
+            assert workers._processor()() == here
+            workers.leave(here)  # nowhere to go
+            os.sched_setaffinity(0, allowed)
+            workers.leave(here)
+            assert os.sched_getaffinity(0) == allowed
+            left += workers._processor()() != here
+        return left
+
+    assert on_a_thread(run) > 10  # the system may bring it back at any time
+
+
+@needs_two
+def test_a_worker_is_told_that_its_caller_runs_beside_it():
+    desk = aligned_zeros((team.WORDS, team.LINE // 8), np.int64)
+    at, serve = desk.ctypes.data, workers._kernel(team.serve)
+    here, there = sorted(os.sched_getaffinity(0))[:2]
+    desk[team.COMING] = 2**40
+
+    def run():
+        os.sched_setaffinity(0, {here})
+        return serve(at, 1)
+
+    def call():
+        for job, processor, looks in ((1, there, 2**40), (2, here, 2**40), (3, there, 0)):
+            time.sleep(0.1)
+            desk[team.COMING, 0] = looks
+            desk[team.AT, 0] = job << team.SHIFT | processor + 1
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    assert on_a_thread(run) == -1
+    assert on_a_thread(run) == 0
+    caller.join()

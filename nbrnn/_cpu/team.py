@@ -35,12 +35,13 @@ MOST = 64
 LINE = 128
 
 #: Words of the desk: whether it is taken; the door; how many may come in; where the job is, and what it is given; the
-#: word to begin; how many workers are done; how many looks a worker waits for the next job at least.  Then a flag for
-#: each member: how often it has met the others.
-TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, COMING, FLAGS = range(9)
+#: word to begin; how many workers are done; how many looks a worker waits for the next job at least; where the caller
+#: runs.  Then a flag for each member: how often it has met the others.
+TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, COMING, AT, FLAGS = range(10)
 WORDS = FLAGS + MOST
 
-#: The door is ``number of the job << SHIFT | workers that came << 1 | open``; to begin, ``number << SHIFT | members``.
+#: The door is ``number of the job << SHIFT | workers that came << 1 | open``; to begin, ``number << SHIFT | members``;
+#: where the caller runs, ``number << SHIFT | processor + 1``.
 SHIFT = 16
 
 #: Looks at a word that another thread is about to change, before the processor is offered to others in between.
@@ -129,11 +130,11 @@ def add_one(typingctx, address):
     return types.void(types.int64), emit
 
 
-def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> None:
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
-    builder.call(function, arguments)
+    return builder.call(function, arguments)
 
 
 @intrinsic
@@ -149,6 +150,24 @@ def relax(typingctx):
         return context.get_dummy_value()
 
     return types.void(), emit
+
+
+@intrinsic
+def current_processor(typingctx):
+    """The number of the processor that this thread runs on; -1 where that isn't told."""
+
+    def emit(context, builder, signature, arguments):
+        if sys.platform != "linux":
+            return I64(-1)
+        return builder.sext(_call(builder, "sched_getcpu", ir.IntType(32), []), I64)
+
+    return types.int64(), emit
+
+
+@kernel
+def processor_here():
+    """The same for callers from Python."""
+    return current_processor()
 
 
 @intrinsic
@@ -267,6 +286,7 @@ def assemble(team, offered):
     put(desk + JOB * LINE, offered[0])
     put(desk + GIVEN * LINE, offered[1])
     put(desk + DONE * LINE, 0)
+    put(desk + AT * LINE, number << SHIFT | current_processor() + 1)
     door = number << SHIFT | 1
     full = number << SHIFT | (min(team.wanted, MOST) - 1) << 1 | 1
     put(desk + DOOR * LINE, door)
@@ -298,13 +318,20 @@ def part_ways(seat):
 
 @kernel
 def serve(desk, most):
-    """Take part in jobs until so many looks in a row (more if a job is coming) found none: how many those were."""
-    looks, served = nought(), nought()
+    """Take part in jobs until so many looks in a row (more if a job is coming) found none: how many those were.
+
+    -1 when there was one whose caller runs on the same processor: there it isn't done any sooner by two.
+    """
+    looks, served, seen = nought(), nought(), look(desk + AT * LINE)
     while looks < most or looks < look(desk + COMING * LINE):
         door = look(desk + DOOR * LINE)
         came = (door & (1 << SHIFT) - 1) >> 1
         if not (door & 1 and came + 1 < look(desk + WANTED * LINE) and change(desk + DOOR * LINE, door, door + 2)):
             looks = wait_a_little(looks)
+            at = look(desk + AT * LINE)
+            if at != seen and at & (1 << SHIFT) - 1 == current_processor() + 1 > 0:
+                return -1
+            seen = at
             continue
         number = door >> SHIFT
         looks = nought()
