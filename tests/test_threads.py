@@ -140,8 +140,9 @@ def test_a_thread_leaves_a_processor():
         for here in sorted(allowed)[:2] * 10:
             os.sched_setaffinity(0, {here})
             assert workers._processor()() == here
-            workers.leave(here)  # nowhere to go
+            assert not workers.leave(here)  # nowhere to go
             os.sched_setaffinity(0, allowed)
+            assert workers.leave(-1)
             workers.leave(here)
             assert os.sched_getaffinity(0) == allowed
             left += workers._processor()() != here
@@ -172,3 +173,22 @@ def test_a_worker_is_told_that_its_caller_runs_beside_it():
     assert on_a_thread(run) == -1
     assert on_a_thread(run) == 0
     caller.join()
+
+
+@needs_two
+def test_nobody_is_told_where_it_does_not_help(monkeypatch):
+    """As where a processor's number means nothing."""
+    made = workers.Workers()
+    told = made._desk[team.TELLS * team.LINE // 8 :]
+    assert told[0] == 1
+    monkeypatch.setattr(workers, "leave", lambda processor: False)
+    answers = iter([-1, -1, 0, 0])
+
+    def serve(desk, looks):
+        if (answer := next(answers)) == 0:
+            made._stopped = True
+        return answer
+
+    made._serve = serve
+    made._live(workers.Worker("test", made._live))
+    assert told[0] == 0

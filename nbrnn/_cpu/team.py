@@ -36,8 +36,8 @@ LINE = 128
 
 #: Words of the desk: whether it is taken; the door; how many may come in; where the job is, and what it is given; the
 #: word to begin; how many workers are done; how many looks a worker waits for the next job at least; where the caller
-#: runs.  Then a flag for each member: how often it has met the others.
-TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, COMING, AT, FLAGS = range(10)
+#: runs, and whether that is told.  Then a flag for each member: how often it has met the others.
+TAKEN, DOOR, WANTED, JOB, GIVEN, BEGIN, DONE, COMING, AT, TELLS, FLAGS = range(11)
 WORDS = FLAGS + MOST
 
 #: The door is ``number of the job << SHIFT | workers that came << 1 | open``; to begin, ``number << SHIFT | members``;
@@ -286,10 +286,11 @@ def assemble(team, offered):
     put(desk + JOB * LINE, offered[0])
     put(desk + GIVEN * LINE, offered[1])
     put(desk + DONE * LINE, 0)
-    put(desk + AT * LINE, number << SHIFT | current_processor() + 1)
     door = number << SHIFT | 1
     full = number << SHIFT | (min(team.wanted, MOST) - 1) << 1 | 1
     put(desk + DOOR * LINE, door)
+    if look(desk + TELLS * LINE):
+        put(desk + AT * LINE, number << SHIFT | current_processor() + 1)
     looks = nought()
     # Without giving way: if the machine is busy, each time could take milliseconds.
     while looks < team.patience and door != full:

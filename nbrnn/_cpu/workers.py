@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import math
 import os
@@ -20,7 +21,7 @@ from .._kernel import cached, compiled
 from .._memory import aligned
 from . import cost
 from . import team as _team
-from .team import COMING, LINE, MOST, WORDS, Team
+from .team import COMING, LINE, MOST, TELLS, WORDS, Team
 
 #: Seconds: how long a worker looks for a next job before it goes to sleep, how long a call waits for workers at most,
 #: and how long the end of the process does for those of a call.
@@ -44,18 +45,21 @@ def _processor() -> Callable[..., int]:
     return compiled(_team.processor_here, ())
 
 
-def leave(processor: int) -> None:
-    """Go from that processor to another one, if this thread runs there and there is another that it may run on.
+def leave(processor: int) -> bool:
+    """Go from that processor to another one, if this thread runs there and there is another that it may run on; whether
+    it is elsewhere in the end.
 
     Now and then a thread that is woken is put beside the one that woke it, though another processor has nothing to do,
     and stays there for 10 ms: two that share a call then take longer than one.
     """
     if processor < 0 or _processor()() != processor:
-        return
-    allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
-    if len(allowed) > 1:
-        os.sched_setaffinity(0, allowed - {processor})  # type: ignore[attr-defined,unused-ignore]
-        os.sched_setaffinity(0, allowed)  # type: ignore[attr-defined,unused-ignore]
+        return True
+    with contextlib.suppress(OSError):  # where the system forbids it
+        allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
+        if len(allowed) > 1:
+            os.sched_setaffinity(0, allowed - {processor})  # type: ignore[attr-defined,unused-ignore]
+            os.sched_setaffinity(0, allowed)  # type: ignore[attr-defined,unused-ignore]
+    return _processor()() != processor
 
 
 class Worker:
@@ -74,6 +78,7 @@ class Workers:
         self._desk = aligned((WORDS * LINE // 8,), np.int64)
         self._desk.fill(0)
         self.desk = int(self._desk.__array_interface__["data"][0])
+        self._tell(_processor()() >= 0)
         self._serve, self._close, idle = map(_kernel, (_team.serve, _team.close, _team.idle))
         # The shortest of a few: a thread may be interrupted.
         self._look = min(_seconds(functools.partial(idle, self.desk, 500)) for _ in range(5)) / 500
@@ -91,6 +96,10 @@ class Workers:
     def expect(self, seconds: float) -> None:
         """A next job comes within so long: no worker is to go to sleep before."""
         self._desk[COMING * LINE // self._desk.itemsize] = int(seconds / self._look)
+
+    def _tell(self, whether: bool) -> None:
+        """Let workers know which processor a caller runs on, if they can do anything about it."""
+        self._desk[TELLS * LINE // self._desk.itemsize] = whether
 
     def wake(self, wanted: int) -> bool:
         """Wake (or start) the workers of a team of so many; whether any wasn't awake."""
@@ -124,7 +133,8 @@ class Workers:
         while not self._stopped:
             leave(worker.rung_from)
             while self._serve(self.desk, looks) < 0:
-                leave(_processor()())
+                if not leave(_processor()()):
+                    self._tell(False)
             with self._lock:
                 if self._stopped:
                     return
