@@ -200,11 +200,10 @@ class Ptr:
         e = self.e
         e.b.store(e.vec(value).x, (self + offset).x, align=e.size)
 
-    def expect(self) -> None:
-        """Have the processor fetch what is about to be read and written here, while it does something else."""
-        e = self.e
+    def expect(self, to_write: bool = False) -> None:
+        """Have the processor fetch what is about to be read here (and written), while it does something else."""
         flag = ir.IntType(32)
-        e.intrinsic("llvm.prefetch.p0", ir.VoidType(), [self.x, flag(1), flag(3), flag(1)])
+        self.e.intrinsic("llvm.prefetch.p0", ir.VoidType(), [self.x, flag(int(to_write)), flag(3), flag(1)])
 
     def number(self, offset: Int | int = 0) -> ir.Value:
         """One number."""

@@ -13,13 +13,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from .emit import Emit, Int, Ptr, Vec
-from .isa import Lanes, accumulators
+from .isa import V512, Lanes, accumulators
 
 #: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
 NV = 2
 
-#: Bytes of a cache line.
-LINE = 64
+#: Bytes of a cache line; and how far ahead of where they are multiplied weights are fetched, by tiles of so many rows:
+#: smaller ones have nothing to do meanwhile.
+LINE, AHEAD, ROWS_AHEAD = 64, 4096, 4
 
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
@@ -54,9 +55,13 @@ def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int) -> Sums:
     e: Emit = panel.e
     vectors = len(sums[0])
     flat = [s for row in sums for s in row]
+    # Where vectors are narrower, a processor has hardly more to do than to load.
+    lines = range(0, vectors * e.W * e.size, LINE) if e.lanes is V512 and len(rows) >= ROWS_AHEAD else ()
 
     def body(k: Int, *flat: Vec) -> list[Vec]:
         at = panel + k * (vectors * e.W)
+        for line in lines:
+            at.after(e.integer(AHEAD + line)).expect()
         weights = [at.load(v * e.W) for v in range(vectors)]
         broadcasts = [row.broadcast(k) for row in rows]
         return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(flat)]
@@ -125,8 +130,8 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
         # The sums so far of a large matrix are in no near cache: they may come while this loop runs.
         for out in outs:
             for v in range(0, NV * e.W * e.size, LINE):
-                out.after(e.integer(v)).expect()
-                (out + rest).after(e.integer(v)).expect()
+                out.after(e.integer(v)).expect(to_write=True)
+                (out + rest).after(e.integer(v)).expect(to_write=True)
         sums = [e.vec(0.0)] * (rows * NV)
 
         def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
