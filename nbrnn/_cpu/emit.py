@@ -115,6 +115,39 @@ class Emit:
             end.add_incoming(result.x, last)
         return [v.like(end) for v, end in zip(carried, ends, strict=True)]
 
+    def loop_by(
+        self,
+        size: int,
+        count: Int,
+        carried: Sequence[Any],
+        body: Callable[..., Sequence[Any]],
+        beside: tuple[Int, Callable[[Int], None]] | None = None,
+    ) -> list[Any]:
+        """The same, written out for ``size`` turns at a time, as often as there are so many.
+
+        ``beside``: what else to do each time, if the number before it is 1, not 0.
+        """
+        times = count // size
+
+        def turns(q: Int, *carried: Any) -> Sequence[Any]:
+            for i in range(size):
+                carried = tuple(body(q * size + i, *carried))
+            return carried
+
+        if beside is not None:
+            wanted, more = beside
+
+            def all_of_it(q: Int, *carried: Any) -> Sequence[Any]:
+                more(q)
+                return turns(q, *carried)
+
+            carried = self.loop(times * wanted, carried, all_of_it)
+            carried = self.loop(times * (1 - wanted), carried, turns)
+        else:
+            carried = self.loop(times, carried, turns)
+        done = times * size
+        return self.loop(count - done, carried, lambda i, *carried: body(done + i, *carried))
+
     def each(self, count: Int, body: Callable[[Int], None]) -> None:
         """``for i in range(count): body(i)``."""
 
@@ -164,6 +197,11 @@ class Int:
         return Int(self.e, self.e.b.select(less, self.x, I64(bound)))
 
 
+def truth(e: Emit, relation: str, a: Int, b: Int | int) -> Int:
+    """1 where a relation holds, else 0."""
+    return Int(e, e.b.zext(e.b.icmp_signed(relation, a.x, e.integer(b).x), I64))
+
+
 class Ptr:
     """The address of a number of the emitter's dtype."""
 
@@ -200,10 +238,14 @@ class Ptr:
         e = self.e
         e.b.store(e.vec(value).x, (self + offset).x, align=e.size)
 
-    def expect(self, to_write: bool = False) -> None:
-        """Have the processor fetch what is about to be read here (and written), while it does something else."""
+    def expect(self, to_write: bool = False, later: bool = False) -> None:
+        """Have the processor fetch what is about to be read here (and written), while it does something else.
+
+        ``later``: into the second cache only, since the first will have held much else before.
+        """
         flag = ir.IntType(32)
-        self.e.intrinsic("llvm.prefetch.p0", ir.VoidType(), [self.x, flag(int(to_write)), flag(3), flag(1)])
+        near = flag(2 if later else 3)
+        self.e.intrinsic("llvm.prefetch.p0", ir.VoidType(), [self.x, flag(int(to_write)), near, flag(1)])
 
     def number(self, offset: Int | int = 0) -> ir.Value:
         """One number."""

@@ -103,7 +103,8 @@ def accumulators(lanes: type[Lanes]) -> int:
     """How many vector registers a tile may fill with sums: what remains holds weights and broadcasts."""
     if lanes is V512 or (lanes is V128 and _ARM):
         return 24
-    return 8
+    # Three rows of four or six of two; without fused multiply-add a product needs a register too.
+    return 12 if lanes is V256 else 8
 
 
 def processor() -> str:

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from .._kernel import kernel
 from . import tiles
-from .emit import I64, Emit, Int, Ptr, Vec
+from .emit import Int, Ptr, Vec, truth
 from .ends import first_lanes, load_first
 from .rows import primitive
 
@@ -99,11 +99,6 @@ def copy_panel(e, room, to, source, stride, depth, width, vectors):
     e.each((1 - whole) * depth, part)
 
 
-def truth(e: Emit, relation: str, a: Int, b: int) -> Int:
-    """1 where a relation holds, else 0."""
-    return Int(e, e.b.zext(e.b.icmp_signed(relation, a.x, I64(b)), I64))
-
-
 def times_panel(vectors: int) -> Any:
     """The primitive for panels with so many vectors in a row:
 
@@ -123,7 +118,8 @@ def times_panel(vectors: int) -> Any:
                 broadcasts = [row.broadcast(step) for row in rows]
                 return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(sums)]
 
-            sums = e.loop(depth, [p.load(v * e.W) for p in begin for v in range(vectors)], body)
+            sums = [p.load(v * e.W) for p in begin for v in range(vectors)]
+            sums = e.loop_by(tiles.AT_ONCE, depth, sums, body) if tiles.large(e, size) else e.loop(depth, sums, body)
             for q, s in enumerate(sums):
                 (c + (first + q // vectors) * c_row).store(s, q % vectors * e.W)
 

@@ -31,7 +31,7 @@ from .emit import I64, Emit, Int, Ptr
 from .packing import Sizes, block_vectors, sizes
 from .rows import NetView, emitter, primitive, stack
 from .team import share
-from .tiles import NV, accumulate, each_in_turn, each_tile, product, tile_rows
+from .tiles import NV, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
 
 
 def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
@@ -120,17 +120,18 @@ def sum_inputs(e, net, first, count, n, xs, to):
         def tile(i: Int, size: int) -> None:
             start = [bias.load(q * e.W) for q in range(S * blocks)]
             rows = [xs.address_at(i + r) for r in range(size)]
-            sums = accumulate([start[: G * blocks]] * size, rows, panel, net.I)
+            ahead = next_panel(panel, net.I * (G * z.U), net.I, G * blocks, zero, i // most, count * net.I * G)
+            sums = accumulate([start[: G * blocks]] * size, rows, panel, net.I, ahead)
             for r in range(size):
                 out = to + ((i + r) * (z.J * (S * z.U)) + j * (S * z.U))
                 for q, value in enumerate(sums[r] + start[G * blocks :]):
                     out.store(value, q * e.W)
 
         # With so many rows it matters little how the last few are covered: less to compile.
-        most, *fewer = tile_rows(e.lanes, G * blocks)
         each_tile(n, (most, *(size for size in fewer if size < 4)), tile)
 
-    each_in_turn(first // z.U, count // z.U, e.integer(0), block)
+    (most, *fewer), zero = tile_rows(e.lanes, G * blocks), e.integer(0)
+    each_in_turn(first // z.U, count // z.U, zero, block)
 
 
 @primitive
@@ -162,10 +163,14 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
             begun = [starts.address_at(i + r) + j * (S * z.U) for r in range(size)]
             sums = [[at.load(q * e.W) for q in range(S * blocks)] for at in begun]
             rows = [xs.address_at(i + r) for r in range(size)]
-            given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs)
+            turn, weights = i // tile_rows(e.lanes, S * blocks)[0], count * (inputs + net.K) * G
+            ahead = next_panel(from_x, net.I * (G * z.U), inputs, G * blocks, down, turn, weights)
+            given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs, ahead)
             sums = [g + s[G * blocks :] for g, s in zip(given, sums, strict=True)]
             split = (S - G) * blocks
-            given = accumulate([s[split:] for s in sums], [fed + (i + r) * z.Kp for r in range(size)], from_h, net.K)
+            rows = [fed + (i + r) * z.Kp for r in range(size)]
+            ahead = next_panel(from_h, net.K * (G * z.U), net.K, G * blocks, down, turn, weights)
+            given = accumulate([s[split:] for s in sums], rows, from_h, net.K, ahead)
             sums = [s[:split] + g for g, s in zip(given, sums, strict=True)]
             # Activations row by row, by way of the stack: written out for each row they would be most of the code.
             for r in range(size):

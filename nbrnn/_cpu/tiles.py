@@ -12,15 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from .emit import Emit, Int, Ptr, Vec
+from .cost import OWN_SIZE
+from .emit import Emit, Int, Ptr, Vec, truth
 from .isa import V512, Lanes, accumulators
 
 #: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
 NV = 2
 
-#: Bytes of a cache line; and how far ahead of where they are multiplied weights are fetched, by tiles of so many rows:
-#: smaller ones have nothing to do meanwhile.
-LINE, AHEAD, ROWS_AHEAD = 64, 4096, 4
+#: Bytes of a cache line.
+LINE = 64
+
+#: Inputs that are written out one after another, and lines fetched beside them, in tiles of so many rows at least, for
+#: vectors of 512 bits: what counts inputs would wait for the units that multiply those.  Elsewhere there are others.
+AT_ONCE, FETCHED, MANY_ROWS = 4, 2, 4
 
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
@@ -50,23 +54,55 @@ def each_in_turn(first: Int, count: Int, down: Int, body: Callable[[Int], None])
 Sums = list[list[Vec]]
 
 
-def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int) -> Sums:
-    """sums[r][v] + sum over k < count of rows[r][k] * panel[k][v]."""
-    e: Emit = panel.e
-    vectors = len(sums[0])
+def large(e: Emit, rows: int) -> bool:
+    """Whether a tile of so many rows has so much to do that what counts its inputs would be in the way."""
+    return e.lanes is V512 and rows >= MANY_ROWS
+
+
+Ahead = tuple[Int, Callable[[Int], None]]
+
+
+def next_panel(panel: Ptr, size: Int, depth: Int, vectors: int, down: Int, turn: Int, count: Int) -> Ahead:
+    """What the turn-th tile of rows does beside: fetch some of the panel after this one, from the cache cores share.
+
+    The first tile that is multiplied by a panel would wait for it, while those that follow find it near.  A panel has
+    ``size`` numbers, ``depth`` rows of ``vectors`` each are fetched of it.  ``count`` numbers, in all panels, are gone
+    through again and again: if a core's own caches hold them, there is nothing to fetch.
+    """
+    e, lines = panel.e, vectors * panel.e.W * panel.e.size // LINE
+    start = (panel + size * (1 - down * 2)).after(turn * depth * (LINE * FETCHED // AT_ONCE))
+
+    def fetch(q: Int) -> None:
+        for line in range(FETCHED):
+            start.after(q * (LINE * FETCHED) + line * LINE).expect(later=True)
+
+    wanted = truth(e, "<", turn, lines * AT_ONCE // FETCHED) * truth(e, ">", count * e.size, int(OWN_SIZE))
+    return wanted, fetch
+
+
+def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int, ahead: Ahead | None = None) -> Sums:
+    """sums[r][v] + sum over k < count of rows[r][k] * panel[k][v]; ``ahead``: see ``next_panel``."""
+    e, vectors = panel.e, len(sums[0])
     flat = [s for row in sums for s in row]
-    # Where vectors are narrower, a processor has hardly more to do than to load.
-    lines = range(0, vectors * e.W * e.size, LINE) if e.lanes is V512 and len(rows) >= ROWS_AHEAD else ()
 
     def body(k: Int, *flat: Vec) -> list[Vec]:
-        at = panel + k * (vectors * e.W)
-        for line in lines:
-            at.after(e.integer(AHEAD + line)).expect()
-        weights = [at.load(v * e.W) for v in range(vectors)]
-        broadcasts = [row.broadcast(k) for row in rows]
-        return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(flat)]
+        at, new = panel + k * (vectors * e.W), list(flat)
+        # What there are fewer of stays in registers, while the others come one after another.
+        if len(rows) < vectors:
+            broadcasts = [row.broadcast(k) for row in rows]
+            for v in range(vectors):
+                weights = at.load(v * e.W)
+                for r, x in enumerate(broadcasts):
+                    new[r * vectors + v] = e.fma(x, weights, flat[r * vectors + v])
+        else:
+            panel_row = [at.load(v * e.W) for v in range(vectors)]
+            for r, row in enumerate(rows):
+                x = row.broadcast(k)
+                for v, weights in enumerate(panel_row):
+                    new[r * vectors + v] = e.fma(x, weights, flat[r * vectors + v])
+        return new
 
-    flat = e.loop(count, flat, body)
+    flat = e.loop_by(AT_ONCE, count, flat, body, ahead) if large(e, len(rows)) else e.loop(count, flat, body)
     return [list(flat[r * vectors : (r + 1) * vectors]) for r in range(len(rows))]
 
 
@@ -102,8 +138,10 @@ def product(
 
             def part(g: Int, *flat: Vec) -> list[Vec]:
                 sums = [list(flat[r * NV : (r + 1) * NV]) for r in range(size)]
-                pieces = [row + g * part_stride for row in rows]
-                sums = accumulate(sums, pieces, panels + (j * panel_size + g * (depth * block)), depth)
+                pieces, own = [row + g * part_stride for row in rows], panels + (j * panel_size + g * (depth * block))
+                turn = i // tile_rows(e.lanes, NV)[0]
+                ahead = next_panel(own, panel_size, depth, NV, down, turn, count * parts * depth)
+                sums = accumulate(sums, pieces, own, depth, ahead)
                 return [s for row in sums for s in row]
 
             flat = e.loop(parts, [s for row in start for s in row], part)
@@ -124,7 +162,7 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
     What is added is summed by itself first, and then added with what rounding has left over from before, which stands
     ``rest`` numbers further than C (Kahan 1965): one plain sum over a million rows would lose half of its digits.
     """
-    rows = min(8, e.W, accumulators(e.lanes) // NV)
+    rows = min(e.W, 4 if accumulators(e.lanes) < 8 * NV else 8)
     for first in range(0, e.W, rows):
         outs = [c + c_stride * (first + m) for m in range(rows)]
         # The sums so far of a large matrix are in no near cache: they may come while this loop runs.
@@ -140,7 +178,7 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
             broadcasts = [column.broadcast(m) for m in range(rows)]
             return [e.fma(broadcasts[q // NV], slabs[q % NV], s) for q, s in enumerate(sums)]
 
-        sums = e.loop(count, sums, body)
+        sums = e.loop_by(AT_ONCE, count, sums, body) if large(e, rows) else e.loop(count, sums, body)
         for q, s in enumerate(sums):
             add_kept(outs[q // NV] + q % NV * e.W, rest, s)
 
