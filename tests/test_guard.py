@@ -22,7 +22,7 @@ def test_no_array_is_read_or_written_past_its_ends():
 MUTANTS = {
     "a row copied one number too far": ("rows", "e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))",
                                         "e.each(n % e.W + 1, lambda k: (rest_to + k).put_number((rest + k).number()))"),
-    "one input too many in a sum": ("tiles", "flat = e.loop(count, flat, body)", "flat = e.loop(count + 1, flat, body)"),
+    "one input too many in a sum": ("tiles", "else e.loop(count, flat, body)", "else e.loop(count + 1, flat, body)"),
     "one block of units too many": ("steps", "count // z.U, down, block)", "count // z.U + 1, down, block)"),
     "one vector too many of dy": ("rows", "(to + b * e.W).load() + (source + b * e.W).load()",
                                   "(to + b * e.W).load() + (source + b * e.W + e.W).load()"),
