@@ -32,6 +32,7 @@ class _Format:
     overflow: float  # e^x is infinite from here on
     underflow: float  # e^x rounds to 0 below
     one: float  # tanh rounds to 1 from here on
+    lift: int  # 2^lift e^x is a normal number wherever e^x is not 0
 
     @property
     def magic(self) -> float:
@@ -60,6 +61,7 @@ _FORMATS = {
         overflow=89.0,
         underflow=-104.0,
         one=15.0,
+        lift=32,
     ),
     64: _Format(
         mantissa=52,
@@ -81,6 +83,7 @@ _FORMATS = {
         overflow=710.0,
         underflow=-746.0,
         one=30.0,
+        lift=64,
     ),
 }
 
@@ -98,10 +101,10 @@ def _reduced(x: Vec) -> tuple[Vec, ir.Value]:
     return e.fma(r * r, q, r), k
 
 
-def _two_to(k: ir.Value, e) -> Vec:  # type: ignore[no-untyped-def]
-    """2^k for a normal 2^k."""
+def _two_to(k: ir.Value, e, lift: int = 0) -> Vec:  # type: ignore[no-untyped-def]
+    """2^(k + lift) for a normal one."""
     form = _FORMATS[e.bits]
-    bits = e.b.shl(e.b.add(k, e.bits_of(form.bias)), e.bits_of(form.mantissa))
+    bits = e.b.shl(e.b.add(k, e.bits_of(form.bias + lift)), e.bits_of(form.mantissa))
     return e.vec(0.0).like(e.b.bitcast(bits, e.type))
 
 
@@ -122,11 +125,17 @@ def exp(x: Vec) -> Vec:
 
 
 def sigmoid(x: Vec) -> Vec:
-    """1 / (1 + e^-x) where x >= 0, else e^x / (1 + e^x): full relative accuracy down to the smallest number."""
-    form = _FORMATS[x.e.bits]
+    """1 / (1 + e^-x) where x >= 0, else e^x / (1 + e^x): full relative accuracy down to the smallest number.
+
+    Both sides of the fraction times 2^lift: so e^-|x| needs no second factor, and only the quotient may be no normal
+    number.
+    """
+    e, form = x.e, _FORMATS[x.e.bits]
     t = -abs(x)
-    t = _exp(t.if_less(form.underflow, form.underflow, t))
-    return x.if_less(0.0, t, 1.0) / (1.0 + t)
+    p, k = _reduced(t.if_less(form.underflow, form.underflow, t))
+    high, one = _two_to(k, e, form.lift), 2.0**form.lift
+    t = e.fma(high, p, high)
+    return x.if_less(0.0, t, one) / (one + t)
 
 
 def tanh(x: Vec) -> Vec:
