@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from .._cells import Cell
 from .._kernel import kernel
 from .._nets import cell_of
-from .emit import I64, Emit, Int, Ptr
+from .emit import I64, Emit, Int, Ptr, Vec
 from .packing import Sizes, block_vectors, sizes
 from .rows import NetView, emitter, primitive, stack
 from .team import share
@@ -153,7 +153,8 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
     else:
         out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
 
-    room = stack(e, tile_rows(e.lanes, S * blocks)[0] * S * blocks * e.W)
+    most, *fewer = tile_rows(e.lanes, G * blocks)
+    room, split = stack(e, most * S * blocks * e.W), (S - G) * blocks
 
     def block(j: Int) -> None:
         from_x = w + (z.from_x + j * (net.I * (G * z.U)))
@@ -161,21 +162,27 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
 
         def tile(i: Int, size: int) -> None:
             begun = [starts.address_at(i + r) + j * (S * z.U) for r in range(size)]
-            sums = [[at.load(q * e.W) for q in range(S * blocks)] for at in begun]
+            turn, weights = i // most, count * (inputs + net.K) * G
+
+            def put(r: int, q: int, value: Vec) -> None:
+                (room + (r * S * blocks + q) * e.W).store(value)
+
             rows = [xs.address_at(i + r) for r in range(size)]
-            turn, weights = i // tile_rows(e.lanes, S * blocks)[0], count * (inputs + net.K) * G
             ahead = next_panel(from_x, net.I * (G * z.U), inputs, G * blocks, down, turn, weights)
-            given = accumulate([s[: G * blocks] for s in sums], rows, from_x, inputs, ahead)
-            sums = [g + s[G * blocks :] for g, s in zip(given, sums, strict=True)]
-            split = (S - G) * blocks
+            sums = [[at.load(q * e.W) for q in range(G * blocks)] for at in begun]
+            sums = accumulate(sums, rows, from_x, inputs, ahead)
+            for r in range(size):
+                for q in range(split):  # to which h adds nothing: so that more rows fit into the registers
+                    put(r, q, sums[r][q])
+
             rows = [fed + (i + r) * z.Kp for r in range(size)]
             ahead = next_panel(from_h, net.K * (G * z.U), net.K, G * blocks, down, turn, weights)
-            given = accumulate([s[split:] for s in sums], rows, from_h, net.K, ahead)
-            sums = [s[:split] + g for g, s in zip(given, sums, strict=True)]
+            rest = [[at.load(q * e.W) for q in range(G * blocks, S * blocks)] for at in begun]
+            sums = accumulate([s[split:] + t for s, t in zip(sums, rest, strict=True)], rows, from_h, net.K, ahead)
             # Activations row by row, by way of the stack: written out for each row they would be most of the code.
             for r in range(size):
                 for q, value in enumerate(sums[r]):
-                    (room + (r * S * blocks + q) * e.W).store(value)
+                    put(r, split + q, value)
             e.each(e.integer(size), lambda r: activate(j, i + r, room + r * (S * blocks * e.W)))
 
         def activate(j: Int, i: Int, sums: Ptr) -> None:
@@ -194,7 +201,7 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
                     for q, value in enumerate(values):
                         (_slot(keep, cell, z, i, q) + column).store(value)
 
-        each_tile(n, tile_rows(e.lanes, S * blocks), tile)
+        each_tile(n, (most, *fewer), tile)
 
     each_in_turn(first // z.U, count // z.U, down, block)
 
