@@ -26,6 +26,9 @@ LINE = 64
 #: vectors of 512 bits: what counts inputs would wait for the units that multiply those.  Elsewhere there are others.
 AT_ONCE, FETCHED, MANY_ROWS = 4, 2, 4
 
+#: So many rows, or fewer, are multiplied by several panels of ``product`` at a time.
+FEW = 2
+
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
     """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, then fewer."""
@@ -82,20 +85,32 @@ def next_panel(panel: Ptr, size: Int, depth: Int, vectors: int, down: Int, turn:
 
 def accumulate(sums: Sums, rows: Sequence[Ptr], panel: Ptr, count: Int, ahead: Ahead | None = None) -> Sums:
     """sums[r][v] + sum over k < count of rows[r][k] * panel[k][v]; ``ahead``: see ``next_panel``."""
-    e, vectors = panel.e, len(sums[0])
+    return accumulate_beside(sums, rows, [panel], count, ahead)
+
+
+def accumulate_beside(
+    sums: Sums, rows: Sequence[Ptr], panels: Sequence[Ptr], count: Int, ahead: Ahead | None = None
+) -> Sums:
+    """The same with several panels, whose vectors follow each other in ``sums``."""
+    e, vectors = rows[0].e, len(sums[0])
+    each = vectors // len(panels)
     flat = [s for row in sums for s in row]
 
     def body(k: Int, *flat: Vec) -> list[Vec]:
-        at, new = panel + k * (vectors * e.W), list(flat)
+        starts, new = [panel + k * (each * e.W) for panel in panels], list(flat)
+
+        def load(v: int) -> Vec:
+            return starts[v // each].load(v % each * e.W)
+
         # What there are fewer of stays in registers, while the others come one after another.
         if len(rows) < vectors:
             broadcasts = [row.broadcast(k) for row in rows]
             for v in range(vectors):
-                weights = at.load(v * e.W)
+                weights = load(v)
                 for r, x in enumerate(broadcasts):
                     new[r * vectors + v] = e.fma(x, weights, flat[r * vectors + v])
         else:
-            panel_row = [at.load(v * e.W) for v in range(vectors)]
+            panel_row = [load(v) for v in range(vectors)]
             for r, row in enumerate(rows):
                 x = row.broadcast(k)
                 for v, weights in enumerate(panel_row):
@@ -130,28 +145,37 @@ def product(
     block = NV * e.W
     panel_size = parts * depth * block
 
-    def panel(j: Int) -> None:
-        def tile(i: Int, size: int) -> None:
-            rows = [a + (i + r) * a_stride for r in range(size)]
-            outs = [c + (i + r) * c_stride + j * block for r in range(size)]
-            start = [[out.load(v * e.W) if add else e.vec(0.0) for v in range(NV)] for out in outs]
+    def tile(j: Int, beside: int, i: Int, size: int) -> None:
+        rows = [a + (i + r) * a_stride for r in range(size)]
+        width = beside * NV
+        outs = [c + (i + r) * c_stride + j * block for r in range(size)]
+        start = [[out.load(v * e.W) if add else e.vec(0.0) for v in range(width)] for out in outs]
 
-            def part(g: Int, *flat: Vec) -> list[Vec]:
-                sums = [list(flat[r * NV : (r + 1) * NV]) for r in range(size)]
-                pieces, own = [row + g * part_stride for row in rows], panels + (j * panel_size + g * (depth * block))
-                turn = i // tile_rows(e.lanes, NV)[0]
-                ahead = next_panel(own, panel_size, depth, NV, down, turn, count * parts * depth)
-                sums = accumulate(sums, pieces, own, depth, ahead)
-                return [s for row in sums for s in row]
+        def part(g: Int, *flat: Vec) -> list[Vec]:
+            sums = [list(flat[r * width : (r + 1) * width]) for r in range(size)]
+            pieces, at = [row + g * part_stride for row in rows], panels + (j * panel_size + g * (depth * block))
+            turn = i // tile_rows(e.lanes, NV)[0]
+            ahead = next_panel(at, panel_size, depth, NV, down, turn, count * parts * depth)
+            sums = accumulate_beside(sums, pieces, [at + panel_size * p for p in range(beside)], depth, ahead)
+            return [s for row in sums for s in row]
 
-            flat = e.loop(parts, [s for row in start for s in row], part)
-            for r, out in enumerate(outs):
-                for v in range(NV):
-                    out.store(flat[r * NV + v], v * e.W)
+        flat = e.loop(parts, [s for row in start for s in row], part)
+        for r, out in enumerate(outs):
+            for v in range(width):
+                out.store(flat[r * width + v], v * e.W)
 
-        each_tile(n, tile_rows(e.lanes, NV), tile)
+    def cover(begin: Int, number: Int, beside: int, sizes: Sequence[int]) -> None:
+        def group(q: Int) -> None:
+            each_tile(n, sizes, lambda i, size: tile(begin + q * beside, beside, i, size))
 
-    each_in_turn(first // block, (count + (block - 1)) // block, down, panel)
+        each_in_turn(e.integer(0), number, down, group)
+
+    # A sum is a chain of additions, each of which waits for the one before: those of one panel and few rows are too few
+    # to keep a processor busy.
+    begin, number, beside = first // block, (count + (block - 1)) // block, 4 if accumulators(e.lanes) >= 8 * NV else 2
+    groups = number // beside * truth(e, "<=", n, FEW)
+    cover(begin, groups, beside, (FEW, 1))
+    cover(begin + groups * beside, number - groups * beside, 1, tile_rows(e.lanes, NV))
 
 
 def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int) -> None:
