@@ -123,8 +123,7 @@ class Record:
         saved = aligned_copy(ready.saved) if retain else ready.saved  # the way back works in place
         slope = ready.no_dy if dy is None else readable(dy)
         ready.back(CALLER, ALONE, net, when, slope, dh[0], dc[0], masks, saved, *ready.work_back)
-        ready.sums.vector.fill(0)
-        given = (x, None, y, self._began, masks, dx, False, saved, ready.sums.totals, ready.work_of_gradients)
+        given = (x, None, y, self._began, masks, dx, False, saved, False, ready.sums.totals, ready.work_of_gradients)
         ready.gradients(CALLER, ALONE, panels, when, 0, len(x), 0, *given)
         unit.read_sums(ready.sums, gradients)
 

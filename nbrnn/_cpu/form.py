@@ -153,7 +153,7 @@ class Form:
         )
 
     def new_sums(self) -> Sums:
-        """Memory to sum the gradients of the weights in, not yet zero."""
+        """Memory to sum the gradients of the weights in."""
         vector = aligned((sum(map(math.prod, self._totals.values())),), self.dtype)
         return Sums(vector, gradients.Totals(**views(vector, self._totals)))
 

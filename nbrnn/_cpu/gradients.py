@@ -87,9 +87,9 @@ def dx_rows(e, panels, n, dsums, stride, out, out_stride):
 
 
 @primitive
-def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest):
+def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest, begun):
     """See ``tiles.outer``."""
-    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest)
+    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest, begun)
 
 
 @primitive
@@ -140,8 +140,9 @@ def own_sums(panels, inputs, hidden, vectors, mine):
 
 
 @kernel
-def add_outer(panels, count, begin, end, factors, slabs, total, work):
-    """total[0, m, k] += sum over rows r < count of factors[m][r] * slabs[k][r], for vectors [begin, end) of m.
+def add_outer(panels, count, begin, end, factors, slabs, total, begun, work):
+    """total[0, m, k] += sum over rows r < count of factors[m][r] * slabs[k][r], for vectors [begin, end) of m; or =, if
+    nothing has ``begun``.
 
     ``factors`` and ``slabs`` are addresses of slabs, the former of vector ``begin``.
     """
@@ -151,7 +152,8 @@ def add_outer(panels, count, begin, end, factors, slabs, total, work):
         for m in range(begin, end):
             to = address(total) + (m * W * columns + k) * item
             factor = factors + (m - begin) * step * item
-            outer_tile(panels, count, factor, slabs + k * CHUNK * item, step, to, columns, total.shape[1] * columns)
+            rest = total.shape[1] * columns
+            outer_tile(panels, count, factor, slabs + k * CHUNK * item, step, to, columns, rest, int(begun))
 
 
 @kernel
@@ -170,8 +172,10 @@ def put_dx(panels, begin, end, at, stride, add, work):
 
 
 @kernel
-def add_chunk(panels, mine, index, saved, first, count, add, totals, work):
+def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
+
+    If nothing has ``begun``, the totals hold nothing yet, but for ``chosen``, and are written.
 
     A member has some of the rows of dx, and some of the rows of each matrix: sums are never split, so that their bits
     don't depend on the number of members.
@@ -201,10 +205,10 @@ def add_chunk(panels, mine, index, saved, first, count, add, totals, work):
         n = min(GROUP, end - m)
         gather_slabs(panels, n, count, at + m * line, stride, factors, address(work.bias) + m * line)
         if index is None:
-            add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, work)
+            add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, begun, work)
         skip = max(from_h - m, 0)
         hidden_factors = factors + skip * step * item
-        add_outer(panels, count, m + skip - from_h, m + n - from_h, hidden_factors, h_slabs, totals.w_hh, work)
+        add_outer(panels, count, m + skip - from_h, m + n - from_h, hidden_factors, h_slabs, totals.w_hh, begun, work)
     if index is not None:
         n, rest = max(min(end, to_x) - begin, 0) * W, totals.chosen.shape[1] * totals.chosen.shape[2]
         to = address(totals.chosen) + begin * line
@@ -212,6 +216,8 @@ def add_chunk(panels, mine, index, saved, first, count, add, totals, work):
             add_row_kept(panels, to + xs[r] * totals.chosen.strides[1], rest, at + r * stride + begin * line, n)
     # A chunk is summed by itself first, as in ``outer``.
     for m in range(begin * W, end * W):
+        if not begun:
+            totals.bias[:, m] = 0
         total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
         new = total + more
         left = more - (new - total)
@@ -226,11 +232,11 @@ def add_chunk(panels, mine, index, saved, first, count, add, totals, work):
             n = min(GROUP, end - m)
             source = at + stride - panels.slot * item + m * line
             gather_slabs(panels, n, count, source, stride, factors, address(work.bias))
-            add_outer(panels, count, m, m + n, factors, x_slabs, totals.w_hr, work)
+            add_outer(panels, count, m, m + n, factors, x_slabs, totals.w_hr, begun, work)
 
 
 @kernel
-def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, dx, add, saved, totals, rooms):
+def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, dx, add, saved, begun, totals, rooms):
     """Add steps of one ``backward`` to the gradients of the weights, and write (or add to) dx.
 
     Where x is chosen, what comes of x is only summed here for each row that there is to choose from: what becomes of
@@ -248,6 +254,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, 
     masks : as for ``forward``
     dx : (steps, B, I), for running sequences written or, with ``add``, added to
     saved : as ``backward`` left it
+    begun : whether the totals hold something; else they are written, but for ``chosen``
     totals : Totals, added to
     rooms : Work, with rooms for so many members
     """
@@ -281,10 +288,10 @@ def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, 
             filled += 1
             row += 1
             if filled == CHUNK:
-                add_chunk(panels, seat, index, saved, row - filled, filled, add, totals, work)
-                filled = 0
-    if filled > 0:
-        add_chunk(panels, seat, index, saved, row - filled, filled, add, totals, work)
+                add_chunk(panels, seat, index, saved, row - filled, filled, add, begun, totals, work)
+                filled, begun = nought(), True
+    if filled > 0 or not begun:
+        add_chunk(panels, seat, index, saved, row - filled, filled, add, begun, totals, work)
     part_ways(seat)
 
 
@@ -303,7 +310,7 @@ def gradients_of_choices(panels, x, dx, add, totals, rooms):
     work = Work(rooms.tables[0], rooms.dx[0], rooms.slabs[0], rooms.factors[0], rooms.bias[0], rooms.zeros)
     item, W, stride, slabs = x.itemsize, work.slabs.shape[2], totals.chosen.strides[1], address(work.slabs)
     width = totals.chosen.shape[2]
-    for first in range(0, len(x), CHUNK):
+    for first in range(0, max(len(x), 1), CHUNK):
         count, at = min(CHUNK, len(x) - first), address(totals.chosen) + first * stride
         for r in range(count):
             source = address(work.zeros)
@@ -317,4 +324,4 @@ def gradients_of_choices(panels, x, dx, add, totals, rooms):
         for m in range(0, width // W, GROUP):
             n = min(GROUP, width // W - m)
             gather_slabs(panels, n, count, at + m * W * item, stride, address(work.factors), address(work.bias))
-            add_outer(panels, count, m, m + n, address(work.factors), slabs, totals.w_ih, work)
+            add_outer(panels, count, m, m + n, address(work.factors), slabs, totals.w_ih, first > 0, work)

@@ -95,7 +95,7 @@ def gradients_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool 
     x, work, sums = any_array(dtype, 3), own_array(dtype, 2), own_array(dtype, 3)
     panels, totals, rooms = _of_gradients(dtype, lanes, chosen)
     steps, state, dx = [types.int64] * 3, any_array(dtype, 2), any_array(dtype, 2 if chosen else 3, False)
-    given = (x, _index(chosen), x, state, sums, dx, types.boolean, work)
+    given = (x, _index(chosen), x, state, sums, dx, types.boolean, work, types.boolean)
     return compiled(_gradients.gradients, (SEAT, TEAM, panels, _WHEN, *steps, *given, totals, rooms))
 
 

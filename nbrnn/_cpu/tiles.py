@@ -178,8 +178,9 @@ def product(
     cover(begin + groups * beside, number - groups * beside, 1, tile_rows(e.lanes, NV))
 
 
-def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int) -> None:
-    """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of a slab ``a`` and NV slabs ``b``.
+def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int, begun: Int) -> None:
+    """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of a slab ``a`` and NV slabs ``b``; if
+    ``begun`` is 0, not 1, whatever stood in C before is left out.
 
     A slab is ``[rows][W]``: one vector of each row, one after another.  ``b_step`` is the distance between slabs.
 
@@ -203,8 +204,19 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
             return [e.fma(broadcasts[q // NV], slabs[q % NV], s) for q, s in enumerate(sums)]
 
         sums = e.loop_by(AT_ONCE, count, sums, body) if large(e, rows) else e.loop(count, sums, body)
-        for q, s in enumerate(sums):
-            add_kept(outs[q // NV] + q % NV * e.W, rest, s)
+        places = [out + v * e.W for out in outs for v in range(NV)]
+
+        def add(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
+            for place, s in zip(places, sums, strict=True):
+                add_kept(place, rest, s)
+
+        def put(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
+            for place, s in zip(places, sums, strict=True):
+                place.store(s)
+                (place + rest).store(0.0)
+
+        e.each(begun, add)
+        e.each(1 - begun, put)
 
 
 def add_kept(at: Ptr, rest: Int, value: Vec) -> None:

@@ -122,25 +122,26 @@ class Unit:
         dx: Array,
         add: bool,
         saved: Array,
+        begun: bool,
         totals: Any,
         work: Any,
     ) -> None:
         """Run ``_cpu.gradients.gradients``; y and dx must be contiguous in their inner axes."""
         form, panels, steps = self.form, self.nets_back[1], len(y)
         run = gradients_kernel(form.dtype, form.lanes, isinstance(x, Chosen))
-        given = (*_inputs(x), y, h, masks, dx, add, saved, totals, work)
+        given = (*_inputs(x), y, h, masks, dx, add, saved)
         # Threads may have been allowed since the rooms were made.
         members = min(form.most_for_gradients(), len(work.tables))
         plan = cost.plan_of_gradients(form.work_of_gradients, len(when.order), members)
         if members == 1 and plan.holds(len(when.order), steps):
-            run(CALLER, workers.ALONE, panels, when, 0, steps, 0, *given)
+            run(CALLER, workers.ALONE, panels, when, 0, steps, 0, *given, begun, totals, work)
             return
         done = row = 0
         # Where these are cut must not depend on threads: the last bits of a sum depend on it.
         with workers.Sharing(plan, 0) as sharing:
             for now in cost.cuts(plan, steps, 0):
                 team = sharing.team(now)
-                run(CALLER, team, panels, when, done, done + now, row, *given)
+                run(CALLER, team, panels, when, done, done + now, row, *given, begun or done > 0, totals, work)
                 if done + now < steps:
                     start = steps - done - now if when.reverse else done
                     row += int(np.clip(when.lengths - when.t0 - start, 0, now).sum())

@@ -226,11 +226,15 @@ class Chain:
         totals: list[Any],
         retain: bool,
     ) -> Iterator[Loop]:
-        """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before.
+        """Take ``record`` back: dx is written (or added to), dh and dc become gradients for the states before; totals
+        are written.
 
         Where x is chosen, dx is that of what it is chosen from.
         """
         if not stretches:
+            for total in totals:
+                for sums in total[:4]:
+                    sums.fill(0)
             return
         size, most = way.batch.size, max([s.steps for s in stretches])
         members = max([u.form.most_for_gradients() for u in self.units])
@@ -263,8 +267,10 @@ class Chain:
                 yield from unit.backward(when, gradient, dh[q], dc[q], masks[q], saved, backward_work)
                 given, gave, adding = kept.inputs[q], kept.outputs[q], add and q == 0
                 into = between[q - 1][:steps] if q > 0 else dx if isinstance(given, Chosen) else dx[now]
-                began = stretch.h[q]
-                unit.gradients(when, given, gave, began, masks[q], into, adding, saved, totals[q], gradients_work)
+                begun = stretch is not stretches[-1]
+                unit.gradients(
+                    when, given, gave, stretch.h[q], masks[q], into, adding, saved, begun, totals[q], gradients_work
+                )
                 gradient = into
                 if q > 0 and way.drop is not None:
                     gradient = way.drop(into, self.first + q - 1, 1, t0)

@@ -157,8 +157,6 @@ class Stack:
         """
         way, keys = record.way, [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
         sums = [self.rooms.take(key, u.form.new_sums) for key, u in zip(keys, self.units, strict=True)]
-        for one in sums:
-            one.vector.fill(0)
         totals = [one.totals for one in sums]
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
