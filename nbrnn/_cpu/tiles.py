@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from .cost import OWN_SIZE
 from .emit import Emit, Int, Ptr, Vec, truth
-from .isa import V512, Lanes, accumulators
+from .isa import V256, V512, Lanes, accumulators
 
 #: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
 NV = 2
@@ -22,9 +22,9 @@ NV = 2
 #: Bytes of a cache line.
 LINE = 64
 
-#: Inputs that are written out one after another, and lines fetched beside them, in tiles of so many rows at least, for
-#: vectors of 512 bits: what counts inputs would wait for the units that multiply those.  Elsewhere there are others.
-AT_ONCE, FETCHED, MANY_ROWS = 4, 2, 4
+#: Inputs that are written out one after another, and lines fetched beside them, in tiles of so many rows at least: what
+#: counts inputs takes the units that multiply, on the processors of Intel's that have vectors of 512 or 256 bits.
+AT_ONCE, FETCHED, MANY_ROWS = 4, 2, 3
 
 #: So many rows, or fewer, are multiplied by several panels of ``product`` at a time.
 FEW = 2
@@ -59,7 +59,7 @@ Sums = list[list[Vec]]
 
 def large(e: Emit, rows: int) -> bool:
     """Whether a tile of so many rows has so much to do that what counts its inputs would be in the way."""
-    return e.lanes is V512 and rows >= MANY_ROWS
+    return e.lanes in (V512, V256) and rows >= MANY_ROWS
 
 
 Ahead = tuple[Int, Callable[[Int], None]]
