@@ -83,6 +83,7 @@ def dx_rows(e, panels, n, dsums, stride, out, out_stride):
         e.ptr(out),
         out_stride,
         add=False,
+        many=True,
     )
 
 

@@ -31,7 +31,7 @@ from .emit import I64, Emit, Int, Ptr, Vec
 from .packing import Sizes, block_vectors, sizes
 from .rows import NetView, emitter, primitive, stack
 from .team import share
-from .tiles import NV, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
+from .tiles import NV, Turn, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
 
 
 def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
@@ -120,7 +120,8 @@ def sum_inputs(e, net, first, count, n, xs, to):
         def tile(i: Int, size: int) -> None:
             start = [bias.load(q * e.W) for q in range(S * blocks)]
             rows = [xs.address_at(i + r) for r in range(size)]
-            ahead = next_panel(panel, net.I * (G * z.U), net.I, G * blocks, zero, i // most, count * net.I * G)
+            turn, weights = Turn(i, size, most), count * net.I * G
+            ahead = next_panel(panel, net.I * (G * z.U), net.I, G * blocks, zero, turn, weights)
             sums = accumulate([start[: G * blocks]] * size, rows, panel, net.I, ahead)
             for r in range(size):
                 out = to + ((i + r) * (z.J * (S * z.U)) + j * (S * z.U))
@@ -162,7 +163,7 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
 
         def tile(i: Int, size: int) -> None:
             begun = [starts.address_at(i + r) + j * (S * z.U) for r in range(size)]
-            turn, weights = i // most, count * (inputs + net.K) * G
+            turn, weights = Turn(i, size, most), count * (inputs + net.K) * G
 
             def put(r: int, q: int, value: Vec) -> None:
                 (room + (r * S * blocks + q) * e.W).store(value)
@@ -178,7 +179,8 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
             rows = [fed + (i + r) * z.Kp for r in range(size)]
             ahead = next_panel(from_h, net.K * (G * z.U), net.K, G * blocks, down, turn, weights)
             rest = [[at.load(q * e.W) for q in range(G * blocks, S * blocks)] for at in begun]
-            sums = accumulate([s[split:] + t for s, t in zip(sums, rest, strict=True)], rows, from_h, net.K, ahead)
+            sums = [s[split:] + more for s, more in zip(sums, rest, strict=True)]
+            sums = accumulate(sums, rows, from_h, net.K, ahead)
             # Activations row by row, by way of the stack: written out for each row they would be most of the code.
             for r in range(size):
                 for q, value in enumerate(sums[r]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .cost import OWN_SIZE
 from .emit import Emit, Int, Ptr, Vec, truth
@@ -65,21 +66,31 @@ def large(e: Emit, rows: int) -> bool:
 Ahead = tuple[Int, Callable[[Int], None]]
 
 
-def next_panel(panel: Ptr, size: Int, depth: Int, vectors: int, down: Int, turn: Int, count: Int) -> Ahead:
-    """What the turn-th tile of rows does beside: fetch some of the panel after this one, from the cache cores share.
+class Turn(NamedTuple):
+    """A tile of so many rows, from row ``first`` on, where tiles have ``most``."""
+
+    first: Int
+    rows: int
+    most: int
+
+
+def next_panel(panel: Ptr, size: Int, depth: Int, vectors: int, down: Int, turn: Turn, count: Int) -> Ahead | None:
+    """What a tile does beside: fetch some of the panel after this one, from the cache that cores share.
 
     The first tile that is multiplied by a panel would wait for it, while those that follow find it near.  A panel has
     ``size`` numbers, ``depth`` rows of ``vectors`` each are fetched of it.  ``count`` numbers, in all panels, are gone
     through again and again: if a core's own caches hold them, there is nothing to fetch.
     """
-    e, lines = panel.e, vectors * panel.e.W * panel.e.size // LINE
-    start = (panel + size * (1 - down * 2)).after(turn * depth * (LINE * FETCHED // AT_ONCE))
+    if turn.rows < turn.most:
+        return None
+    e, lines, q = panel.e, vectors * panel.e.W * panel.e.size // LINE, turn.first // turn.most
+    start = (panel + size * (1 - down * 2)).after(q * depth * (LINE * FETCHED // AT_ONCE))
 
     def fetch(q: Int) -> None:
         for line in range(FETCHED):
             start.after(q * (LINE * FETCHED) + line * LINE).expect(later=True)
 
-    wanted = truth(e, "<", turn, lines * AT_ONCE // FETCHED) * truth(e, ">", count * e.size, int(OWN_SIZE))
+    wanted = truth(e, "<", q, lines * AT_ONCE // FETCHED) * truth(e, ">", count * e.size, int(OWN_SIZE))
     return wanted, fetch
 
 
@@ -136,14 +147,18 @@ def product(
     c: Ptr,
     c_stride: Int,
     add: bool,
+    many: bool = False,
 ) -> None:
     """Rows of C (+)= rows of A times a packed matrix: numbers [first, first + count) of them, whole panels.
+
+    If there are ``many`` rows, it matters little how the last few are covered: less to compile.
 
     A row of A consists of ``parts`` pieces of ``depth`` numbers, ``part_stride`` apart (the gates of one step).  The
     packed matrix is ``[panels][parts][depth][NV W]``; rows of C are padded to whole panels.
     """
     block = NV * e.W
     panel_size = parts * depth * block
+    most, *fewer = tile_rows(e.lanes, NV)
 
     def tile(j: Int, beside: int, i: Int, size: int) -> None:
         rows = [a + (i + r) * a_stride for r in range(size)]
@@ -154,8 +169,7 @@ def product(
         def part(g: Int, *flat: Vec) -> list[Vec]:
             sums = [list(flat[r * width : (r + 1) * width]) for r in range(size)]
             pieces, at = [row + g * part_stride for row in rows], panels + (j * panel_size + g * (depth * block))
-            turn = i // tile_rows(e.lanes, NV)[0]
-            ahead = next_panel(at, panel_size, depth, NV, down, turn, count * parts * depth)
+            ahead = next_panel(at, panel_size, depth, NV, down, Turn(i, size, most), count * parts * depth)
             sums = accumulate_beside(sums, pieces, [at + panel_size * p for p in range(beside)], depth, ahead)
             return [s for row in sums for s in row]
 
@@ -173,9 +187,11 @@ def product(
     # A sum is a chain of additions, each of which waits for the one before: those of one panel and few rows are too few
     # to keep a processor busy.
     begin, number, beside = first // block, (count + (block - 1)) // block, 4 if accumulators(e.lanes) >= 8 * NV else 2
-    groups = number // beside * truth(e, "<=", n, FEW)
-    cover(begin, groups, beside, (FEW, 1))
-    cover(begin + groups * beside, number - groups * beside, 1, tile_rows(e.lanes, NV))
+    groups = e.integer(0)
+    if not many:
+        groups = number // beside * truth(e, "<=", n, FEW)
+        cover(begin, groups, beside, (FEW, 1))
+    cover(begin + groups * beside, number - groups * beside, 1, (most, 1) if many else (most, *fewer))
 
 
 def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int, begun: Int) -> None:
