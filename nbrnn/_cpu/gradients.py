@@ -218,7 +218,7 @@ def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work
     # A chunk is summed by itself first, as in ``outer``.
     for m in range(begin * W, end * W):
         if not begun:
-            totals.bias[:, m] = 0
+            totals.bias[0, m] = totals.bias[1, m] = 0
         total, more = totals.bias[0, m], work.bias[m] + totals.bias[1, m]
         new = total + more
         left = more - (new - total)
