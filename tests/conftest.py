@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import pathlib
 import sys
@@ -12,6 +13,9 @@ import pytest
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "plain"))
+
+# Compilers make millions of objects that live: looking for garbage among them took an eighth of their time.
+gc.set_threshold(100_000)
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def pytest_cmdline_main(config):
     plain = option.usepdb or option.collectonly or option.capture == "no"
     if sys.platform != "win32" and every and not plain and getattr(option, "numprocesses", 0) is None:
         option.numprocesses = min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-        option.dist = "worksteal"  # begins with a stretch of files for each
+        option.dist, option.loadscopereorder = "loadfile", False  # tests of a file need the same kernels
     if getattr(option, "numprocesses", None):
         folder = tempfile.TemporaryDirectory(prefix="nbrnn-tests-")
         config.add_cleanup(folder.cleanup)
@@ -49,6 +53,13 @@ def pytest_cmdline_main(config):
 def shares(config):
     """Whether this process runs some of the tests, and others the others."""
     return hasattr(config, "workerinput") and FOLDER in os.environ and sys.platform != "win32"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Files with tests that are marked ``alone`` come last: then, no process waits for what another has begun."""
+    if shares(config):
+        last = {item.path for item in items if item.get_closest_marker("alone")}
+        items.sort(key=lambda item: item.path in last)
 
 
 def pytest_collection_finish(session):

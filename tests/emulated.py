@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from nbrnn._cuda import compile as compiler
 from nbrnn._cuda.direction import Direction, Sequences, State
 from nbrnn._cuda.placed import Placed
 from nbrnn._cuda.schedule import Schedule
@@ -16,8 +17,10 @@ from tests.ptx.kept import KEPT
 
 @functools.cache
 def ptx_of(kernel, cc, lto=False):
-    """PTX of a kernel (`nbrnn._cuda.kernels.Kernel`)."""
-    return nvvm.compile_ptx(kernel.make(), kernel.signature(), cc, lto=lto, launch_bounds=kernel.bounds)
+    """PTX of a kernel (`nbrnn._cuda.kernels.Kernel`); what the package compiles, it keeps for all processes."""
+    if not lto:
+        return compiler.ptx_of(kernel, cc)
+    return nvvm.compile_ptx(kernel.make(), kernel.signature(), cc, lto=True, launch_bounds=kernel.bounds)
 
 
 @functools.cache
