@@ -528,7 +528,7 @@ def interrupts(threads):
             found += [until_interrupted(latency, after, layer, x) for after in (0.02, 0.3)]
             found.append(until_interrupted(latency, 0.2, layer.forward, x[: T // 2]))
             for after in (0.02, 0.15, 0.3):
-                found.append(until_interrupted(latency_of_backward, after, layer, x[: T // 5]))
+                found.append(until_interrupted(latency_of_backward, after, layer, x[: T // 10]))
             for calls in check:
                 calls.infer(2)
                 calls.train(2)
