@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 import nbrnn
-from nbrnn._cpu import isa
-from nbrnn._cpu.moves import TILE, Moves, move_kernel
+from nbrnn._cpu import cost, isa, workers
+from nbrnn._cpu.loops import move_kernel
+from nbrnn._cpu.moves import TILE, Moves
+from nbrnn._cpu.team import CALLER
 from tests.cases import DTYPES, KINDS, Case
+from tests.teams import offered
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_assignments_are_numpys(dtype):
-    """Of rows, of columns, of blocks, of sums; shorter and longer than is moved at a time."""
+def test_assignments_are_numpys(dtype, threads, monkeypatch):
+    """Of rows, of columns, of blocks, of sums; shorter and longer than is moved at a time; shared or not."""
+    monkeypatch.setattr(cost, "MOVED", 1)
+    monkeypatch.setattr(workers, "allowed", lambda: threads)
     rng, n = np.random.default_rng(0), 2 * TILE + 3
     a, b = rng.normal(size=(2, 4, n)).astype(dtype), rng.normal(size=(n,)).astype(dtype)
     source = {"a": a.shape, "b": b.shape}
@@ -34,7 +40,13 @@ def test_assignments_are_numpys(dtype):
     assign(moves.put, moves.to, moves.source["a"], moves.source["b"])
     table, size, room = moves.order()
     got = np.zeros(size, dtype)
-    move_kernel(np.dtype(dtype))(table, np.concatenate([a.ravel(), b]), got, np.empty(room, dtype))
+    before, team, rooms = offered(), workers.team_of_moves(size, 3), np.empty(3 * room, dtype)
+    given = table, np.concatenate([a.ravel(), b]), got, rooms
+    if threads == 1:
+        move_kernel(np.dtype(dtype))(*given)
+    else:
+        move_kernel(np.dtype(dtype), True)(CALLER, team, *given)
+    assert (offered() > before) == (threads > 1)
     wanted = {name: np.zeros(shape, dtype) for name, shape in to.items()}
     assign(plain, wanted, a, b)
     np.testing.assert_array_equal(got, np.concatenate([w.ravel() for w in wanted.values()]))

@@ -31,6 +31,9 @@ OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
 #: second that a thread reads from what another one has just written: its part of h, at every step.
 ACTIVATION, MEETING, STEP, EXCHANGE = 6e-9, 0.4e-6, 0.1e-6, 1e9
 
+#: Bytes of weights a second that a thread brings into another order.
+MOVED = 6e9
+
 #: Below this a call is not worth a second thread: finding together takes about a microsecond if the others are awake,
 #: but caches have to follow.
 WORTH_IT = 150e-6

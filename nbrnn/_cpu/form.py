@@ -19,17 +19,20 @@ from .tiles import NV
 
 Array = NDArray[Any]
 
+#: Threads that bring weights into place at most: a few take all that memory gives.
+MOVERS = 4
+
 
 class Packed(NamedTuple):
     """Memory for weights in the order that kernels read them in.
 
-    ``table`` (``moves``) says how they come into ``buffer``, by way of ``room``; ``given`` is what kernels are given: a
-    network, and for the way back ``Panels`` too.
+    ``table`` (``moves``) says how they come into ``buffer``, by way of ``rooms``; ``given`` is what kernels are given:
+    a network, and for the way back ``Panels`` too.
     """
 
     table: Array
     buffer: Array
-    room: Array
+    rooms: Array
     given: Any
 
 
@@ -86,7 +89,7 @@ class Form:
     def _new_forward(self) -> Packed:
         table, size, room = self._pack_forward
         buffer = aligned_zeros((size,), self.dtype)
-        return Packed(table, buffer, aligned((room,), self.dtype), self._net(buffer))
+        return Packed(table, buffer, aligned((MOVERS * room,), self.dtype), self._net(buffer))
 
     def _new_back(self) -> Packed:
         (table, size, room), cell, G = self._pack_back, self.cell, len(self.cell.gates)
@@ -94,7 +97,7 @@ class Form:
         net, panels = np.split(buffer, [size - G * self.H * packing.padded(self.I, NV * self.sizes.W)])
         sizes = (self.I, self.H, self.K, G, cell.sums(), cell.slots(), self.sizes.Hp, cell.projected)
         given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes)
-        return Packed(table, buffer, aligned((room,), self.dtype), (self._net(net), given))
+        return Packed(table, buffer, aligned((MOVERS * room,), self.dtype), (self._net(net), given))
 
     def _net(self, buffer: Array) -> Any:
         return net_class(self.cell, self.lanes)(packing.readonly(buffer), self.I, self.H, self.K, 1)
@@ -173,6 +176,11 @@ class Form:
             "w_hr": (2, *projected),
             "bias": (2, self.cell.sums() * z.Hp),
         }
+
+    @functools.cached_property
+    def no_rooms(self) -> Array:
+        """For moves that turn nothing."""
+        return np.empty(0, self.dtype)
 
     @functools.cached_property
     def no_masks(self) -> Array:

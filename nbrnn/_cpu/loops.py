@@ -16,6 +16,7 @@ from . import dropout as _dropout
 from . import forward as _forward
 from . import gradients as _gradients
 from . import isa
+from .moves import move, move_together
 from .schedule import When
 from .team import Seat, Team, side_by_side
 
@@ -105,6 +106,15 @@ def choices_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[...
     panels, totals, rooms = _of_gradients(dtype, lanes, True)
     x, dx = any_array(dtype, 2), any_array(dtype, 2, False)
     return compiled(_gradients.gradients_of_choices, (panels, x, dx, types.boolean, totals, rooms))
+
+
+@cached
+def move_kernel(dtype: np.dtype[Any], together: bool = False) -> Callable[..., None]:
+    """The compiled ``move``, or ``move_together``."""
+    number = from_dtype(dtype)
+    source, to = types.Array(number, 1, "C", readonly=True), types.Array(number, 1, "C")
+    given = (types.Array(types.uint64, 2, "C"), source, to, to)
+    return compiled(move_together, (SEAT, TEAM, *given)) if together else compiled(move, given)
 
 
 def _of_gradients(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool) -> tuple[Any, Any, Any]:

@@ -8,14 +8,15 @@ down when they are first needed.  A few microseconds are all that is left of it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import from_dtype, types, uint64
+from numba import uint64
 from numpy.typing import NDArray
 
-from .._kernel import cached, compiled, kernel
+from .._kernel import kernel
+from .team import assemble, offer, part_ways
 
 Array = NDArray[Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,57 +29,83 @@ AXES = 3
 #: places of a cache.
 TILE, BESIDE = 256, 8
 
+#: Where a line says whether any member may do it.
+LAST = 4 + 3 * AXES
+
+#: So many numbers are worth to be shared out; what is smaller goes with the rest.
+LARGE = 1024
+
+
+@kernel
+def assign(line, source, to, room, own):
+    """Do an assignment, by way of the numbers from ``own`` on of a room.
+
+    The line of a table holds: whether to add; where in ``to`` and in ``source`` to begin; how many numbers there are
+    along each axis; how far those lie apart in ``to``, and in ``source``; if rows become columns, how many numbers of
+    each to turn at a time by way of ``room``, else 0; and 1 if any member may do it, else 0.  (All are unsigned, for an
+    index that may be negative takes a comparison each time.)
+    """
+    add, n_a, n_b, n_c, tile = line[0], line[3], line[4], line[5], line[12]
+    to_a, to_b, to_c = line[6], line[7], line[8]
+    source_a, source_b, source_c = line[9], line[10], line[11]
+    begin, pitch = uint64(0), tile + uint64(BESIDE)
+    while tile > 0 and begin < n_c:
+        count = min(tile, n_c - begin)
+        for a in range(n_a):
+            for b in range(n_b):
+                p, q = own + (a * n_b + b) * pitch, line[2] + a * source_a + b * source_b + begin
+                for c in range(count):
+                    room[p + c] = source[q + c]
+        for c in range(count):
+            for a in range(n_a):
+                p, q = own + a * n_b * pitch + c, line[1] + a * to_a + (begin + c) * to_c
+                for b in range(n_b):
+                    to[q + b * to_b] = room[p + b * pitch]
+        begin += count
+    if tile == 0:
+        for a in range(n_a):
+            for b in range(n_b):
+                p, q = line[1] + a * to_a + b * to_b, line[2] + a * source_a + b * source_b
+                for c in range(n_c):
+                    if add:
+                        to[p + c * to_c] += source[q + c * source_c]
+                    else:
+                        to[p + c * to_c] = source[q + c * source_c]
+
 
 @kernel
 def move(table, source, to, room):
-    """Do all assignments of a table.
-
-    Each line holds: whether to add; where in ``to`` and in ``source`` to begin; how many numbers there are along each
-    axis; how far those lie apart in ``to``, and in ``source``; and, if rows become columns, how many numbers of each to
-    turn at a time by way of ``room``, else 0.  (All are unsigned, for an index that may be negative takes a comparison
-    each time.)
-    """
+    """Do all assignments of a table."""
     for n in range(table.shape[0]):
-        line = table[n]
-        add, n_a, n_b, n_c, tile = line[0], line[3], line[4], line[5], line[12]
-        to_a, to_b, to_c = line[6], line[7], line[8]
-        source_a, source_b, source_c = line[9], line[10], line[11]
-        begin, pitch = uint64(0), tile + uint64(BESIDE)
-        while tile > 0 and begin < n_c:
-            count = min(tile, n_c - begin)
-            for a in range(n_a):
-                for b in range(n_b):
-                    p, q = (a * n_b + b) * pitch, line[2] + a * source_a + b * source_b + begin
-                    for c in range(count):
-                        room[p + c] = source[q + c]
-            for c in range(count):
-                for a in range(n_a):
-                    p, q = a * n_b * pitch + c, line[1] + a * to_a + (begin + c) * to_c
-                    for b in range(n_b):
-                        to[q + b * to_b] = room[p + b * pitch]
-            begin += count
-        if tile == 0:
-            for a in range(n_a):
-                for b in range(n_b):
-                    p, q = line[1] + a * to_a + b * to_b, line[2] + a * source_a + b * source_b
-                    for c in range(n_c):
-                        if add:
-                            to[p + c * to_c] += source[q + c * source_c]
-                        else:
-                            to[p + c * to_c] = source[q + c * source_c]
+        assign(table[n], source, to, room, uint64(0))
 
 
-@cached
-def move_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
-    """The compiled ``move``."""
-    number = from_dtype(dtype)
-    source, to = types.Array(number, 1, "C", readonly=True), types.Array(number, 1, "C")
-    return compiled(move, (types.Array(uint64, 2, "C"), source, to, to))
+@kernel
+def move_together(seat, team, table, source, to, rooms):
+    """The same, by several members.
+
+    Parameters
+    ----------
+    seat, team : as for ``forward.forward``
+    table, source, to
+    rooms : as many as members, one after another
+    """
+    if seat.members == 0:
+        seat = assemble(team, offer())
+    own, shared = uint64(seat.member) * uint64(rooms.size // team.wanted), 0
+    for n in range(table.shape[0]):
+        whose = 0
+        if table[n, LAST] == 1:
+            whose = shared % seat.members
+            shared += 1
+        if whose == seat.member:
+            assign(table[n], source, to, rooms, own)
+    part_ways(seat)
 
 
 class Order(NamedTuple):
     """How numbers of one vector come to stand in another: a table for ``move``, and how many numbers that vector and
-    the room have.
+    a room have.
     """
 
     table: Array
@@ -122,7 +149,11 @@ class Moves:
 
     def order(self) -> Order:
         """All that has been noted down."""
-        return Order(np.array(self._lines, np.uint64).reshape(-1, 4 + 3 * AXES), self._vectors[0].size, self._room)
+        added_to = {line[1] for line in self._lines if line[0]}  # what is added waits for what it is added to
+        lines = [
+            [*line, int(math.prod(line[3 : 3 + AXES]) >= LARGE and line[1] not in added_to)] for line in self._lines
+        ]
+        return Order(np.array(lines, np.uint64).reshape(-1, LAST + 1), self._vectors[0].size, self._room)
 
 
 def _place(view: Array, vector: Array) -> int:

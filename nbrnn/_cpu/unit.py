@@ -12,16 +12,16 @@ from .._memory import aligned_zeros, fresh
 from . import cost, workers
 from . import dropout as _dropout
 from .chosen import Chosen
-from .form import Form, Packed, Sums
+from .form import MOVERS, Form, Packed, Sums
 from .loops import (
     backward_kernel,
     choices_kernel,
     dropout_kernel,
     forward_kernel,
     gradients_kernel,
+    move_kernel,
     sum_choices_kernel,
 )
-from .moves import move_kernel
 from .pieces import Loop, start
 from .schedule import When
 from .team import CALLER
@@ -61,7 +61,7 @@ class Unit:
 
     def _pack(self, way: str) -> Any:
         packed = self.form.take(way)
-        move_kernel(self.form.dtype)(packed.table, self._parameters, packed.buffer, packed.room)
+        _move(packed.table, self._parameters, packed.buffer, packed.rooms)
         self._packed.append((way, packed))
         return packed.given
 
@@ -153,7 +153,16 @@ class Unit:
 
     def read_sums(self, sums: Sums, to: Array) -> None:
         """Write the gradients of the parameters, as one vector, from what has been summed."""
-        move_kernel(self.form.dtype)(self.form.unpack.table, sums.vector, to, sums.vector)  # which takes no room
+        _move(self.form.unpack.table, sums.vector, to, self.form.no_rooms)
+
+
+def _move(table: Array, source: Array, to: Array, rooms: Array) -> None:
+    """See ``_cpu.moves.move``."""
+    team = workers.team_of_moves(to.nbytes, MOVERS)
+    if team is workers.ALONE:
+        move_kernel(to.dtype)(table, source, to, rooms)
+    else:
+        move_kernel(to.dtype, True)(CALLER, team, table, source, to, rooms)
 
 
 def _inputs(x: Array | Chosen) -> tuple[Array, NDArray[np.int64] | None]:

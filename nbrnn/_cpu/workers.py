@@ -239,6 +239,16 @@ def team_of_rows(seconds: float, rows: int) -> Team:
     return team(plan, rows)
 
 
+def team_of_moves(size: int, most: int) -> Team:
+    """Who shares that so many bytes are brought into another order, at most so many."""
+    seconds = size / cost.MOVED
+    if seconds < cost.WORTH_IT:
+        return ALONE
+    plan = cost.plan_of_rows(seconds, 1, min(allowed(), most), 1)
+    rouse(plan, 1)
+    return team(plan, 1)
+
+
 class Sharing:
     """The pieces of one call: shared as long as that goes well.
 
