@@ -108,6 +108,7 @@ def test_each_direction_is_run_by_a_member_of_its_own():
     """A call is one job for both, where a direction at a time would be two."""
     case = Case(T=9, B=1, H=20, bidirectional=True, L=1)
     jobs = {}
+    case.layer(case.x)  # weights are packed
     for both in (False, True):
         with forced(2, 1, both=both):
             before = offered()
