@@ -274,7 +274,9 @@ def awake_while_pieces_come():
         asked.append(int(coming[0]))
         return workers.Workers.team(made, *arguments)
 
-    with mock.patch.object(made, "team", ask):
+    # To pack weights is no piece of a loop: nobody announces it.
+    packing = mock.patch.object(workers, "team_of_moves", return_value=workers.ALONE)
+    with mock.patch.object(made, "team", ask), packing:
         long.infer()
         long.train()
     assert len(asked) > 6
