@@ -83,14 +83,14 @@ def next_panel(panel: Ptr, size: Int, depth: Int, vectors: int, down: Int, turn:
     """
     if turn.rows < turn.most:
         return None
-    e, lines, q = panel.e, vectors * panel.e.W * panel.e.size // LINE, turn.first // turn.most
-    start = (panel + size * (1 - down * 2)).after(q * depth * (LINE * FETCHED // AT_ONCE))
+    e, lines, nth = panel.e, vectors * panel.e.W * panel.e.size // LINE, turn.first // turn.most
+    start = (panel + size * (1 - down * 2)).after(nth * depth * (LINE * FETCHED // AT_ONCE))
 
     def fetch(q: Int) -> None:
         for line in range(FETCHED):
             start.after(q * (LINE * FETCHED) + line * LINE).expect(later=True)
 
-    wanted = truth(e, "<", q, lines * AT_ONCE // FETCHED) * truth(e, ">", count * e.size, int(OWN_SIZE))
+    wanted = truth(e, "<", nth, lines * AT_ONCE // FETCHED) * truth(e, ">", count * e.size, int(OWN_SIZE))
     return wanted, fetch
 
 
