@@ -132,21 +132,25 @@ class PackageCache(FunctionCache):  # type: ignore[misc]
             return
 
 
-def kernel(function: Callable[..., Any] | None = None, *, inline: bool = False, allocates: bool = False) -> Any:
+def kernel(
+    function: Callable[..., Any] | None = None, *, inline: bool = False, pasted: bool = False, allocates: bool = False
+) -> Any:
     """Compile a loop with Numba, lazily, releasing the GIL, cached on disk under a key that sees the whole core.
 
     ``error_model="numpy"``: an integer division by a size that is checked beforehand needs no branch that raises.
     No ``fastmath``: it would drop NaN, and change bits with the surrounding code.  ``inline``: become part of compiled
-    callers, so that what their arguments' references cost goes away with the call.
+    callers, so that what their arguments' references cost goes away with the call.  ``pasted``: become part of a caller
+    before that is compiled, so that what is called at one place only isn't compiled by itself as well.
 
     References to arrays aren't counted: whoever calls from Python holds them.  Counting is atomic, so threads that
     share a call would hand one cache line back and forth for each row: two took longer than one.  ``allocates``: the
     kernel makes arrays, and counts.  Neither kind may give an array back to the other.
     """
     if function is None:
-        return functools.partial(kernel, inline=inline, allocates=allocates)
+        return functools.partial(kernel, inline=inline, pasted=pasted, allocates=allocates)
     with _jit_enabled():
-        dispatcher = numba.njit(nogil=True, error_model="numpy", forceinline=inline, _nrt=allocates)(function)
+        how = {"forceinline": inline, "inline": "always" if pasted else "never", "_nrt": allocates}
+        dispatcher = numba.njit(nogil=True, error_model="numpy", **how)(function)
     try:
         if not (hasattr(dispatcher, "_cache") and hasattr(FunctionCache, "_index_key")):
             raise AttributeError("Numba's cache interface has moved")

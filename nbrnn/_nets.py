@@ -21,7 +21,7 @@ from ._kernel import SOURCE_DIGEST
 #: how many layers' buffers stand in w, one after another.
 FIELDS = ("w", "I", "H", "K", "L")
 
-#: What a class stands for: a cell, and the vector width that w is packed for (one of ``_cpu.isa.WIDTHS``).
+#: What a class stands for: a cell, and the vector width that w is packed for (one of ``_cpu.isa.NAMES``).
 _MEANING: dict[type, tuple[type[Cell], type]] = {}
 _CLASSES: dict[tuple[type[Cell], type], type] = {}
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._axes import Axes
-from ._cpu import cost
+from ._cpu import cost, isa
 from ._cpu.form import Form, Sums
 from ._cpu.loops import backward_kernel, forward_kernel, gradients_kernel
 from ._cpu.team import CALLER
@@ -178,7 +178,7 @@ def _make_ready_to_train(form: Form, shape: Shape) -> ReadyToTrain | None:
         forward_kernel(form.cell, form.dtype, form.lanes, True),
         (form.no_masks, saved, *form.forward_workspace(size)),
         saved,
-        backward_kernel(form.cell, form.dtype, form.lanes),
+        backward_kernel(form.cell, form.dtype, isa.vectors(form.lanes)),
         form.backward_workspace(size),
         gradients_kernel(form.dtype, form.lanes),
         form.gradients_workspace(),

@@ -422,7 +422,7 @@ class Recurrent(Module):
         if self._parameters.machine is not None:
             return self._there().net(self.cell, self._by_unit(self._parameters.views_of(self._parameters.numpy())))
         units = self._stack().units
-        return join_forward([unit.net for unit in units])
+        return join_forward([unit.net_of_steps for unit in units])
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_stacks": None, "_device": None, "_rooms": Rooms()}

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _check, jit
 from ._axes import Axes
+from ._cpu import isa
 from ._cpu.packing import join_forward
 from ._cpu.pieces import run
 from ._cpu.unit import readable, writeable
@@ -53,8 +54,8 @@ class Stream:
         else:
             self._state = aligned_zeros((L, 1 + E, H), stack.dtype)
             self._h, self._c = self._state[:, :1, :K], self._state[:, 1:].reshape(L, 1, E * H)
-            self._net = units[0].net if L == 1 else join_forward([unit.net for unit in units])
-            self._step = jit.entry(form.cell, form.dtype, form.lanes)
+            self._net = units[0].net_of_steps if L == 1 else join_forward([unit.net_of_steps for unit in units])
+            self._step = jit.entry(form.cell, form.dtype, isa.vectors(form.lanes))
         self._dtype, self._in, self._out = stack.dtype, (axes.I,), (K,)
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:

@@ -166,7 +166,7 @@ def guard_package(guarded):
                     replace(module, function, replacement)
             if name not in ("nbrnn._params", "nbrnn._cpu.dropout") and getattr(module, "np", None) is np:
                 replace(module, "np", guarded)
-    kernels = ("forward", "backward", "gradients", "dropout", "sum_choices", "choices")
+    kernels = ("forward", "backward", "gradients", "dropout", "sum_choices", "choices", "digits", "dx_digits")
     for name in (f"{which}_kernel" for which in kernels):
         replace(unit, name, guarded.watch(getattr(unit, name)))
     replace(jit, "entry", guarded.watch(jit.entry))
@@ -203,15 +203,27 @@ def results(case, out):
     return [a for a in made if a is not None]
 
 
-def shapes(quick, few=False):
+def shapes(quick, few=False, unit=False):
     """(I, H, B) around the sizes at which kernels change their ways; ``few``: for vectors of 8 numbers or fewer, of which
-    four go together at most.
+    four go together at most; ``unit``: and those from which on a matrix unit multiplies.
     """
     rng = np.random.default_rng(0)
     small = lambda most: int(rng.integers(1, most))
     for n in [n for n in SIZES if n < 40 or 127 <= n <= 129] if few else SIZES[:: 7 if quick else 1]:
         yield small(20), n, small(10)
         yield n, small(40), n
+    if unit:
+        # Blocks of 32 inputs, squares of 32 rows and of 2 vectors, whole and not, and more rows than there is room for.
+        yield from [
+            (128, 64, 8),
+            (129, 65, 1),
+            (143, 86, 16),
+            (144, 96, 17),
+            (145, 100, 31),
+            (159, 128, 32),
+            (160, 67, 33),
+        ]
+        yield from [(161, 255, 5), (255, 256, 13), (257, 257, 3), (128, 64, 200), (130, 70, 700)][:: 3 if quick else 1]
 
 
 def taken(kind, dtype, width):
@@ -221,15 +233,15 @@ def taken(kind, dtype, width):
     So each width has two cells, another at each dtype, and each cell some width.  One that is no built-in cell has each
     width in one of the dtypes.
     """
-    if isa.WIDTHS[width] is isa.current():
+    if isa.NAMES[width] is isa.current():
         return True
-    place = list(isa.WIDTHS).index(width) + DTYPES.index(dtype)
+    place = list(isa.NAMES).index(width) + DTYPES.index(dtype)
     return kind == ONE[place % len(ONE)] if kind in KINDS else place % 2 == 0
 
 
 def widths(named):
     """The names of vector widths."""
-    own = [name for name, width in isa.WIDTHS.items() if width is isa.current()]
+    own = [name for name, width in isa.NAMES.items() if width is isa.current()]
     given = {"own": own, "others": [name for name in isa.WIDTHS if name not in own]}
     return given.get(named) or named.split(",")
 
@@ -244,8 +256,8 @@ def sweep(kinds, dtype, names, quick, thin=False):
         for kind in kinds:
             if thin and not taken(kind, dtype, width):
                 continue
-            few = thin and not quick and width != "512" and isa.WIDTHS[width] is not isa.current()
-            for q, (I, H, B) in enumerate(shapes(quick, few)):
+            few = thin and not quick and width != "512" and isa.NAMES[width] is not isa.current()
+            for q, (I, H, B) in enumerate(shapes(quick, few, isa.NAMES[width] is isa.AMX and dtype == "float32")):
                 options = dict(
                     T=2 + q % 2, B=B, I=I, H=H, P=1 + H // 2, L=1 + (q % 5 == 0), bidirectional=q % 3 == 0,
                     ragged=q % 2 == 0, cut=q % 4 == 1, stateful=True, seed=q, checkpoint=2 if q % 7 == 0 else None,
@@ -254,7 +266,7 @@ def sweep(kinds, dtype, names, quick, thin=False):
                 )  # fmt: skip
                 case = Case(kind, dtype, **options)
                 case.table = case.index = None
-                if q % 4 == 3 and (not thin or (isa.WIDTHS[width] is isa.current() and (kind, dtype) in CHOSEN)):
+                if q % 4 == 3 and (not thin or (isa.NAMES[width] is isa.current() and (kind, dtype) in CHOSEN)):
                     rng = np.random.default_rng(q)
                     case.table = rng.normal(size=(B, I)).astype(dtype)
                     case.index = rng.integers(0, B, (case.T, B))

@@ -54,8 +54,8 @@ INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
         "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "packing",
-        "steps",
-        "schedule", "activation", "dropout", "forward", "backward", "gradients", "single", "form", "panels", "dense",
+        "steps", "schedule", "activation", "dropout", "panels", "digits", "squares", "inputs", "dx", "slabs",
+        "forward", "backward", "gradients", "single", "form", "dense",
         "loops", "chosen", "pieces", "unit", "linear",
     ],
     "_cuda": [

@@ -21,7 +21,7 @@ SIZES = st.one_of(
 )
 ROWS = st.one_of(st.integers(0, 20), st.sampled_from([64, 255, 256, 257, 511, 512, 513, 770]))
 WIDTHS = st.sampled_from([isa.current(), *isa.WIDTHS.values()])
-NAMES = {lanes: name for name, lanes in isa.WIDTHS.items()}
+NAMES = {lanes: name for name, lanes in isa.NAMES.items()}
 DTYPES = st.sampled_from(["float32", "float64"])
 
 

@@ -22,7 +22,7 @@ from . import isa
 from .isa import BITS, V128, V256, V512, Lanes
 
 #: Multiply-adds a second in one thread, in vectors; about two thirds of what processors of 2.5 GHz do at best.
-VECTORS_A_SECOND = {V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
+VECTORS_A_SECOND = {isa.AMX: 4e9, V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
 
 #: Bytes a second that a thread reads from its own caches, and from the shared one; and how much its own caches hold.
 OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
@@ -52,7 +52,7 @@ PIECE, PIECE_ABREAST = 0.05, 0.01
 #: Inputs of several steps are multiplied at once if a step has fewer rows than the first figure and as many inputs as
 #: the second, or fewer rows than the third and weights that fill a thread's own caches: at 16 rows that saves up to a
 #: fifth.  And how many rows and bytes of sums to compute ahead at most.
-FEW_ROWS, SOME_INPUTS, MORE_ROWS, ROWS_AHEAD, BYTES_AHEAD = 4, 16, 33, 256, 2**19
+FEW_ROWS, SOME_INPUTS, MORE_ROWS, ROWS_AHEAD, BYTES_AHEAD, ROWS_OF_UNIT = 4, 16, 33, 256, 2**19, 512
 
 
 #: How often each row of a table must be chosen, on average, for its sums to be computed beforehand, and how many bytes
@@ -176,6 +176,11 @@ def rows_ahead(rows: int, inputs: int, weights: int, sums: int) -> int:
     large = rows < MORE_ROWS and weights > OWN_SIZE
     ahead = max(2 * rows, min(ROWS_AHEAD, BYTES_AHEAD // sums))
     return ahead if rows > 0 and (few or large) and ahead * sums <= 2 * BYTES_AHEAD else 0
+
+
+def rows_of_digits(rows: int, sums: int, threads: int) -> int:
+    """The same where there is a matrix unit, which wants many rows, for so many threads."""
+    return max(16 * min(rows, threads), min(ROWS_OF_UNIT, 2 * BYTES_AHEAD // sums))
 
 
 def worth_choosing(rows: int, choices: int, sums: int) -> bool:

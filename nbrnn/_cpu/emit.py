@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 
 from . import exponential
-from .isa import BITS, HAS_FMA, Lanes
+from .isa import AMX, BITS, HAS_FMA, V512, Lanes
 
 I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
@@ -34,7 +34,7 @@ class Emit:
     dtype : numba type
         float32 or float64.
     lanes : class
-        One of ``isa.WIDTHS``.
+        One of ``isa.NAMES``.
     """
 
     def __init__(self, builder: ir.IRBuilder, dtype: types.Type, lanes: type[Lanes]) -> None:
@@ -42,7 +42,9 @@ class Emit:
         self.bits = dtype.bitwidth
         self.size = self.bits // 8
         self.W = max(1, BITS[lanes] // self.bits)
-        self.lanes = lanes
+        self.lanes = V512 if lanes is AMX else lanes
+        #: Whether there is a matrix unit beside.
+        self.unit = lanes is AMX and self.bits == 32
         self.scalar_type = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.bits_type = self._wide(ir.IntType(self.bits))
         self.type = self._wide(self.scalar_type)
@@ -191,10 +193,10 @@ class Int:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def at_most(self, bound: int) -> Int:
+    def at_most(self, bound: Int | int) -> Int:
         """The smaller of the two."""
-        less = self.e.b.icmp_signed("<", self.x, I64(bound))
-        return Int(self.e, self.e.b.select(less, self.x, I64(bound)))
+        other = self.e.integer(bound).x
+        return Int(self.e, self.e.b.select(self.e.b.icmp_signed("<", self.x, other), self.x, other))
 
 
 def truth(e: Emit, relation: str, a: Int, b: Int | int) -> Int:

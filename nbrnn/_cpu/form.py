@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._memory import aligned, aligned_zeros
 from .._nets import net_class
-from . import cost, gradients, isa, packing, workers
+from . import cost, digits, dx, gradients, inputs, isa, packing, slabs, workers
 from .moves import Order, Shapes, views
 from .team import MOST
 from .tiles import NV
@@ -26,12 +26,13 @@ MOVERS = 4
 class Packed(NamedTuple):
     """Memory for weights in the order that kernels read them in.
 
-    ``table`` (``moves``) says how they come into ``buffer``, by way of ``rooms``; ``given`` is what kernels are given:
-    a network, and for the way back ``Panels`` too.
+    ``table`` (``moves``) says how they come into the first numbers of ``buffer``, so many as are ``moved``, by way of
+    ``rooms``; ``given`` is what kernels are given: a network, and for the way back ``Panels`` too.
     """
 
     table: Array
     buffer: Array
+    moved: int
     rooms: Array
     given: Any
 
@@ -52,14 +53,18 @@ class Form:
     dtype : dtype
     weights : mapping of str to tuple
         Shapes of the parameters, which lie in this order in one vector: see ``packing``.
-    lanes : one of ``isa.WIDTHS``
+    lanes : one of ``isa.NAMES``
     """
 
     def __init__(self, cell: type[Cell], dtype: np.dtype[Any], weights: Shapes, lanes: type[isa.Lanes]) -> None:
-        self.cell, self.dtype, self.weights, self.lanes = cell, dtype, weights, lanes
+        self.cell, self.dtype, self.weights = cell, dtype, weights
         self.I, self.K = weights["weight_ih"][1], weights["weight_hh"][1]
         self.H = weights["weight_hh"][0] // len(cell.gates)
         self.E = cell.extras()
+        self.lanes = isa.of(lanes, dtype, len(cell.gates) * self.H * (self.I + self.K))
+        #: Whether dx may come by digits, and what inputs add.
+        self.dx_by_digits = self.lanes is isa.AMX and dx.digits_wanted(self.H, len(cell.gates))
+        self.by_digits = self.lanes is isa.AMX and inputs.digits_wanted(self.I, len(cell.gates) * self.H)
         self.count = sum(map(math.prod, weights.values()))
         self.sizes = packing.sizes(cell, packing.vector_numbers(lanes, dtype), self.I, self.H, self.K)
         #: Numbers that ``forward`` keeps of a step of a sequence, when it does.
@@ -88,19 +93,26 @@ class Form:
 
     def _new_forward(self) -> Packed:
         table, size, room = self._pack_forward
-        buffer = aligned_zeros((size,), self.dtype)
-        return Packed(table, buffer, aligned((MOVERS * room,), self.dtype), self._net(buffer))
+        z, more = self.sizes, 0
+        if self.by_digits:
+            vectors = z.J * len(self.cell.gates) * packing.block_vectors(self.cell)
+            more = packing.digits_at(z) - size + z.W + vectors * z.W * digits.numbers_of(self.I)
+        buffer = aligned_zeros((size + more,), self.dtype)
+        return Packed(table, buffer, size, aligned((MOVERS * room,), self.dtype), self._net(buffer, self.lanes))
 
     def _new_back(self) -> Packed:
         (table, size, room), cell, G = self._pack_back, self.cell, len(self.cell.gates)
         buffer = aligned_zeros((size,), self.dtype)
-        net, panels = np.split(buffer, [size - G * self.H * packing.padded(self.I, NV * self.sizes.W)])
+        width = packing.padded(self.I, NV * self.sizes.W)
+        net, panels = np.split(buffer, [size - G * self.H * width])
         sizes = (self.I, self.H, self.K, G, cell.sums(), cell.slots(), self.sizes.Hp, cell.projected)
-        given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes)
-        return Packed(table, buffer, aligned((MOVERS * room,), self.dtype), (self._net(net), given))
+        more = self.sizes.W + width * G * digits.numbers_of(self.H) if self.dx_by_digits else 0
+        given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes, aligned((more,), self.dtype))
+        both = self._net(net, isa.vectors(self.lanes)), given
+        return Packed(table, buffer, size, aligned((MOVERS * room,), self.dtype), both)
 
-    def _net(self, buffer: Array) -> Any:
-        return net_class(self.cell, self.lanes)(packing.readonly(buffer), self.I, self.H, self.K, 1)
+    def _net(self, buffer: Array, lanes: type[isa.Lanes]) -> Any:
+        return net_class(self.cell, lanes)(packing.readonly(buffer), self.I, self.H, self.K, 1)
 
     @functools.cached_property
     def _pack_forward(self) -> Order:
@@ -121,13 +133,18 @@ class Form:
         """For ``forward``; with so many rows that x is chosen from."""
         z, sums = self.sizes, self.cell.sums() * self.sizes.Hp
         item, work = self.dtype.itemsize, self.work_forward
-        ahead = choices or cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
+        if self.by_digits:
+            ahead = choices or cost.rows_of_digits(batch, sums * item, workers.most(MOST))
+        else:
+            ahead = choices or cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
+        members = workers.most(min(MOST, batch * z.J)) if self.by_digits else 0
         return (
             aligned_zeros((2, batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
             aligned((2, workers.most(self.sizes.J), max(batch, ahead)), np.int64),
             aligned((ahead, sums), self.dtype),
+            aligned((members, inputs.room_size(self.I, ahead) if members > 0 else 0), self.dtype),
         )
 
     def backward_workspace(self, batch: int) -> tuple[Array, ...]:
@@ -141,18 +158,24 @@ class Form:
 
     def gradients_workspace(self) -> Any:
         """For ``gradients``, of any number of sequences."""
-        z, chunk = self.sizes, gradients.CHUNK
+        z, unit = self.sizes, self.lanes is isa.AMX
+        chunk = slabs.CHUNK_OF_UNIT if unit else slabs.CHUNK
         members = self.most_for_gradients()
         block = NV * z.W
-        inputs, hidden, projected = (packing.padded(n, block) for n in (self.I, self.K, self.H))
-        widest = max(inputs + hidden, projected)
+        of_x, of_h, projected = (packing.padded(n, block) for n in (self.I, self.K, self.H))
+        widest = max(of_x + of_h, projected)
+        # For the digits of slabs and factors, or of some rows that dx comes of.
+        dx_rows = chunk + digits.DEPTH * len(self.cell.gates) * digits.numbers_of(self.H)
+        many = max(slabs.GROUP + widest // z.W, -(-dx_rows // (chunk // 2 * digits.DIGITS * z.W)))
         return gradients.Work(
             aligned_zeros((members, 5, chunk), np.int64),
-            aligned((members, chunk, inputs), self.dtype),
+            aligned((members, chunk, of_x), self.dtype),
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
-            aligned((members, gradients.GROUP, chunk, z.W), self.dtype),
+            aligned((members, slabs.GROUP, chunk, z.W), self.dtype),
             aligned((members, self.cell.sums() * z.Hp), self.dtype),
-            aligned_zeros((max(self.I, self.K),), self.dtype),
+            aligned_zeros((max(self.I, self.K, self.H),), self.dtype),
+            aligned((members, unit * many, chunk // 2 * digits.DIGITS * z.W), self.dtype),
+            aligned((members, unit * (1 + 2 * slabs.GROUP), z.W), self.dtype),
         )
 
     def new_sums(self) -> Sums:

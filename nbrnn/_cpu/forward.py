@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from .._kernel import kernel
+from .inputs import sum_rows, takes_digits
 from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
-from .steps import biases, columns_of_step, is_projected, layout, project, step, sum_inputs
+from .steps import biases, columns_of_step, is_projected, layout, project, step
 from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def list_rows(when, x, now, n, table, at):
-    """Addresses of the n rows of x at a time, into a table."""
+def list_rows(when, x, now, first, n, table, at):
+    """Addresses of n rows of x at a time, into a table."""
     for i in range(n):
-        table[at + i] = address(x) + now * x.strides[0] + when.order[when.first + i] * x.strides[1]
+        table[at + i] = address(x) + now * x.strides[0] + when.order[when.first + first + i] * x.strides[1]
 
 
 @kernel
@@ -27,14 +28,16 @@ def list_starts(when, index, now, n, start, stride, starts):
 
 
 @kernel
-def sum_choices(net, x, tables, ahead):
+def sum_choices(net, x, tables, ahead, digits):
     """What each of the V rows of x (V, I), from which the inputs are chosen, adds to the sums, into ``ahead``."""
     for v in range(len(x)):
         tables[0, 0, v] = address(x) + v * x.strides[0]
-    sum_inputs(net, 0, layout(net)[2], len(x), address(tables), address(ahead))
+    by_digits = takes_digits(net)
+    room = digits[0] if by_digits else ahead[0]
+    sum_rows(net, by_digits, 0, layout(net)[2], len(x), address(tables), address(ahead), ahead.strides[0], room)
 
 
-@kernel
+@kernel(pasted=True)
 def fill(when, x, s, rooms, running_now, table):
     """(s', rows): rows of x for the steps [s, s'), as many as there is room for."""
     steps, filled = x.shape[0], nought()
@@ -44,14 +47,14 @@ def fill(when, x, s, rooms, running_now, table):
         n = own(when, running_now)
         if filled + n > rooms:
             break
-        list_rows(when, x, now, n, table, filled)
+        list_rows(when, x, now, nought(), n, table, filled)
         filled += n
         s += 1
     return s, filled
 
 
 @kernel
-def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_work, m_work, tables, ahead):
+def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_work, m_work, tables, ahead, digits):
     """Run a stretch of time of one layer and direction.
 
     Parameters
@@ -77,6 +80,7 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     ahead : workspace (rows, S * Hp)
         Room for what the inputs of several steps add to the sums, to be computed at once, if a member's sequences
         fit in its part of it; else each step computes its own.  Or what ``sum_choices`` has left.
+    digits : workspace (members, ...) for ``sum_rows``
     """
     if seat.members == LATER:
         lay_down(seat.desk)
@@ -89,21 +93,29 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     item = x.itemsize
     h_row, c_row = h_work.shape[2] * item, c_work.shape[1] * item
 
+    by_digits = takes_digits(net)
     group, groups, place, size = seats(seat, min(team.abreast, tables.shape[1]))
-    if group == groups:
+    if by_digits:
+        groups = min(groups, len(digits) // size)
+    if group >= groups:
         return  # one member too many: the others do all
     friends, times = group * size, nought()
     when = among(when, steps, group, groups)
     mine = columns_of_step(net, place, size)
 
     here, there = address(h_work) + when.first * h_row, address(h_work) + (batch + when.first) * h_row
-    at_c, at_m = address(c_work) + when.first * c_row, address(m_work) + when.first * m_work.shape[1] * item
+    m_row = m_work.shape[1] * item
+    at_c, at_m = address(c_work) + when.first * c_row, address(m_work) + when.first * m_row
     # Beside each h in the workspace, so far apart, its product with the mask; or h itself.
     masked, at_mask = masks.size > 0, address(masks)
     apart = at_mask + batch * h_row - address(h_work) if masked else 0
-    rooms = ahead.shape[0] // groups
-    if index is not None or steps == 1 or rooms < when.last - when.first:
+    rooms, most, own_digits = ahead.shape[0] // groups, when.last - when.first, ahead[:0].reshape(-1)
+    if by_digits:
+        own_digits = digits[seat.member]
+    if index is not None or (not by_digits and (steps == 1 or rooms < most)):
         rooms = 0
+    # Rows that a step takes at a time: as many as there is room for what their inputs add.
+    few = most if rooms == 0 else min(rooms, most)
     table = tables[0, place, group * rooms if rooms > 0 else when.first :]
     starts = tables[1, place, when.first :]
 
@@ -121,7 +133,7 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     start, stride, inputs = address(ahead) + group * rooms * ahead.strides[0], ahead.strides[0], 0
     if index is None and rooms == 0:
         start, stride, inputs = biases(net), 0, net.I
-        list_starts(when, None, 0, when.last - when.first, start, stride, starts)
+        list_starts(when, None, nought(), when.last - when.first, start, stride, starts)
     ready, done = nought(), nought()
     for s in range(steps):
         now = steps - 1 - s if when.reverse else s
@@ -133,14 +145,7 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
         if index is not None:
             list_starts(when, index, now, n, start, stride, starts)
         elif rooms == 0:
-            list_rows(when, x, now, n, table, 0)
-        else:
-            if s == ready:
-                ready, filled = fill(when, x, s, rooms, running_now, table)
-                sum_inputs(net, mine.c, mine.c_count, filled, address(table), start)
-                done = 0
-            list_starts(when, None, now, n, start + done * stride, stride, starts)
-            done += n
+            list_rows(when, x, now, nought(), n, table, nought())
         was_cut = False
         for i in range(n):
             if cut(when, when.t0 + now, when.first + i):
@@ -152,8 +157,26 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
         if was_cut:
             times = meet(seat, friends, size, times)
         at_saved = row_address(saved, kept + when.first)
-        units, rows, fed = (mine.c, mine.c_count), (address(table), address(starts)), here + apart
-        step(net, *units, s & 1, n, *rows, inputs, here, fed, there, at_c, at_m, at_saved)
+        units, rows, at = (mine.c, mine.c_count), (address(table), address(starts)), nought()
+        while True:
+            now_rows, new_rows = min(few, n - at), nought()
+            if few < most:
+                list_rows(when, x, now, at, now_rows, table, nought())
+                new_rows, done = now_rows, nought()
+            elif rooms > 0 and s == ready:
+                ready, new_rows = fill(when, x, s, rooms, running_now, table)
+                done = nought()
+            if new_rows > 0:
+                sum_rows(net, by_digits, mine.c, mine.c_count, new_rows, rows[0], start, stride, own_digits)
+            if rooms > 0:
+                list_starts(when, None, now, now_rows, start + done * stride, stride, starts)
+                done += now_rows
+            old, new = here + at * h_row, there + at * h_row
+            state = (old, old + apart, new, at_c + at * c_row, at_m + at * m_row)
+            step(net, *units, s & 1, now_rows, *rows, inputs, *state, row_address(saved, kept + when.first + at))
+            at += few
+            if at >= n:
+                break
         if is_projected(net):
             times = meet(seat, friends, size, times)
             project(net, mine.h, mine.h_count, n, at_m, at_saved, there)

@@ -10,22 +10,17 @@ from typing import Any, NamedTuple
 
 from .._kernel import kernel
 from . import tiles
-from .emit import Int, Vec
-from .rows import add_row, address, copy_row, multiply_slabs, primitive, spread_row
+from .dx import put_dx
+from .rows import address, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
+from .slabs import GROUP, add_group, fit_for_digits, gather_group
 from .team import assemble, nought, offer, part_ways, share
-
-NV = tiles.NV
-
-#: Rows that are gathered and multiplied at once: the three slabs of a tile stay in the first cache (30 KB).
-CHUNK = 160
-
-#: Vectors of gradients of the sums that are gathered at once.
-GROUP = 4
 
 
 class Panels(NamedTuple):
-    """W_ih packed for dx, with the cell's sizes."""
+    """W_ih packed for dx, with the cell's sizes; and its digits, after a vector that says what they are good for, or
+    nothing.
+    """
 
     w: Any
     lanes: Any
@@ -37,6 +32,7 @@ class Panels(NamedTuple):
     slots: int
     slot: int  #: numbers in a slot
     projected: bool
+    digits: Any
 
 
 class Totals(NamedTuple):
@@ -53,8 +49,10 @@ class Totals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Workspaces, the first five for each member: five tables of CHUNK addresses, rows of dx (CHUNK, Ip), slabs
-    (vectors, CHUNK, W) of what is multiplied and (GROUP, CHUNK, W) of what with, sums, and zeros, I and K at least.
+    """Workspaces, all but ``zeros`` for each member: five tables of addresses of so many rows as are gathered at once,
+    rows of dx (rows, Ip), slabs (vectors, rows, W) of what is multiplied and (GROUP, rows, W) of what with, sums, and
+    zeros, I, K and H at least; for a matrix unit, digits of (GROUP + vectors) slabs, and what numbers there are: (1 + 2
+    GROUP, W), see ``fit_for_digits`` and ``gather_group``, else nothing.
     """
 
     tables: Any
@@ -63,55 +61,8 @@ class Work(NamedTuple):
     factors: Any
     bias: Any
     zeros: Any
-
-
-@primitive
-def dx_rows(e, panels, n, dsums, stride, out, out_stride):
-    """n rows of dx: gradients of the sums times W_ih."""
-    tiles.product(
-        e,
-        n,
-        e.ptr(dsums),
-        stride,
-        panels.gates,
-        panels.slot,
-        panels.H,
-        panels.w,
-        e.integer(0),
-        panels.I,
-        e.integer(0),
-        e.ptr(out),
-        out_stride,
-        add=False,
-        many=True,
-    )
-
-
-@primitive
-def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest, begun):
-    """See ``tiles.outer``."""
-    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest, begun)
-
-
-@primitive
-def gather_slabs(e, panels, vectors, count, source, stride, to, sums):
-    """So many vectors of each of ``count`` rows, ``stride`` bytes apart, into slabs, and their sums over the rows.
-
-    Several at a time: rows lie pages apart, so that reading anything of one costs more than reading a little more.
-    """
-    source, to, sums = e.ptr(source), e.ptr(to), e.ptr(sums)
-
-    def some(v: Int, size: int) -> None:
-        def row(r: Int, *sums: Vec) -> list[Vec]:
-            values = [(source.after(r * stride) + (v + q) * e.W).load() for q in range(size)]
-            for q, value in enumerate(values):
-                (to + ((v + q) * CHUNK + r) * e.W).store(value)
-            return [s + value for s, value in zip(sums, values, strict=True)]
-
-        for q, value in enumerate(e.loop(count, [e.vec(0.0)] * size, row)):
-            (sums + (v + q) * e.W).store(value)
-
-    tiles.each_tile(vectors, (GROUP, 1), some)
+    digits: Any
+    limits: Any
 
 
 @primitive
@@ -121,7 +72,7 @@ def add_row_kept(e, panels, to, rest, source, n):
     e.each(n // e.W, lambda b: tiles.add_kept(to + b * e.W, rest, (source + b * e.W).load()))
 
 
-@kernel
+@kernel(pasted=True)
 def own_sums(panels, inputs, hidden, vectors, mine):
     """[begin, end): the vectors of gradients of the sums, of so many to each slot, with which a member multiplies.
 
@@ -140,39 +91,7 @@ def own_sums(panels, inputs, hidden, vectors, mine):
     return begin, end
 
 
-@kernel
-def add_outer(panels, count, begin, end, factors, slabs, total, begun, work):
-    """total[0, m, k] += sum over rows r < count of factors[m][r] * slabs[k][r], for vectors [begin, end) of m; or =, if
-    nothing has ``begun``.
-
-    ``factors`` and ``slabs`` are addresses of slabs, the former of vector ``begin``.
-    """
-    item, W, columns = total.itemsize, work.slabs.shape[2], total.shape[2]
-    step = CHUNK * W
-    for k in range(0, columns, NV * W):
-        for m in range(begin, end):
-            to = address(total) + (m * W * columns + k) * item
-            factor = factors + (m - begin) * step * item
-            rest = total.shape[1] * columns
-            outer_tile(panels, count, factor, slabs + k * CHUNK * item, step, to, columns, rest, int(begun))
-
-
-@kernel
-def put_dx(panels, begin, end, at, stride, add, work):
-    """Write (or add to) rows [begin, end) of dx, at the addresses in the table; what they come of is ``stride`` bytes
-    apart.
-    """
-    dxs, item, room = work.tables[3], work.dx.itemsize, address(work.dx)
-    dx_rows(panels, end - begin, at + begin * stride, stride // item, room, work.dx.shape[1])
-    for r in range(begin, end):
-        if add:
-            add_row(panels, dxs[r], room, panels.I)
-        else:
-            copy_row(panels, dxs[r], room, panels.I)
-        room += work.dx.shape[1] * item
-
-
-@kernel
+@kernel(pasted=True)
 def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
 
@@ -182,34 +101,40 @@ def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work
     don't depend on the number of members.
     """
     xs, hs, ms, masks = work.tables[0], work.tables[1], work.tables[2], work.tables[4]
-    item, stride, W = saved.itemsize, saved.strides[0], work.slabs.shape[2]
+    item, stride, (_, rows, W) = saved.itemsize, saved.strides[0], work.slabs.shape
     at = address(saved) + first * stride
-    step, line, factors = CHUNK * W, W * item, address(work.factors)
+    step, line = rows * W, W * item
     inputs, hidden = totals.w_ih.shape[2], totals.w_hh.shape[2]
-    x_slabs = address(work.slabs)
-    h_slabs = x_slabs + inputs * CHUNK * item
+    none, of_x, of_h, every = nought(), nought(), inputs // W, panels.sums * panels.slot
+    x_slabs, h_slabs = address(work.slabs), address(work.slabs) + of_h * work.slabs.strides[0]
     if index is None:
         begin, end = share(count, mine.member, mine.members)
         put_dx(panels, begin, end, at, stride, add, work)
-        for r in range(count):
-            spread_row(panels, x_slabs + r * line, step, xs[r], panels.I)
+    fits = masks[0] == 0 and fit_for_digits(panels, hs, count, panels.K, of_h, hidden, work)
+    if index is None:
+        fits = fits and fit_for_digits(panels, xs, count, panels.I, of_x, inputs, work)
     else:
         inputs = 0  # to be multiplied here
-    for r in range(count):
-        spread_row(panels, h_slabs + r * line, step, hs[r], panels.K)
-        if masks[r] != 0:
-            multiply_slabs(panels, h_slabs + r * line, step, masks[r], panels.K)
+    if not fits:
+        if index is None:
+            for r in range(count):
+                spread_row(panels, x_slabs + r * line, step, xs[r], panels.I)
+        for r in range(count):
+            spread_row(panels, h_slabs + r * line, step, hs[r], panels.K)
+            if masks[r] != 0:
+                multiply_slabs(panels, h_slabs + r * line, step, masks[r], panels.K)
     vectors = panels.slot // W
     to_x, from_h = panels.gates * vectors, (panels.sums - panels.gates) * vectors
     begin, end = own_sums(panels, inputs, hidden, vectors, mine)
     for m in range(begin, end, GROUP):
         n = min(GROUP, end - m)
-        gather_slabs(panels, n, count, at + m * line, stride, factors, address(work.bias) + m * line)
+        gather_group(panels, count, n, at + m * line, stride, address(work.bias) + m * line, fits, work)
         if index is None:
-            add_outer(panels, count, m, min(m + n, to_x), factors, x_slabs, totals.w_ih, begun, work)
+            few = min(m + n, to_x) - m
+            add_group(panels, fits, count, none, few, every, xs, panels.I, of_x, totals.w_ih, m, begun, work)
         skip = max(from_h - m, 0)
-        hidden_factors = factors + skip * step * item
-        add_outer(panels, count, m + skip - from_h, m + n - from_h, hidden_factors, h_slabs, totals.w_hh, begun, work)
+        to = m + skip - from_h
+        add_group(panels, fits, count, skip, n - skip, every, hs, panels.K, of_h, totals.w_hh, to, begun, work)
     if index is not None:
         n, rest = max(min(end, to_x) - begin, 0) * W, totals.chosen.shape[1] * totals.chosen.shape[2]
         to = address(totals.chosen) + begin * line
@@ -226,14 +151,16 @@ def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work
         totals.bias[1, m] = left if math.isfinite(left) else type(left)(0)
 
     if panels.projected:
-        for r in range(count):
-            spread_row(panels, x_slabs + r * line, step, ms[r], panels.H)
+        fits = fit_for_digits(panels, ms, count, panels.H, of_x, totals.w_hr.shape[2], work)
+        if not fits:
+            for r in range(count):
+                spread_row(panels, x_slabs + r * line, step, ms[r], panels.H)
         begin, end = share(totals.w_hr.shape[1] // W, mine.member, mine.members)
         for m in range(begin, end, GROUP):
             n = min(GROUP, end - m)
             source = at + stride - panels.slot * item + m * line
-            gather_slabs(panels, n, count, source, stride, factors, address(work.bias))
-            add_outer(panels, count, m, m + n, factors, x_slabs, totals.w_hr, begun, work)
+            gather_group(panels, count, n, source, stride, address(work.bias), fits, work)
+            add_group(panels, fits, count, none, n, panels.K - m * W, ms, panels.H, of_x, totals.w_hr, m, begun, work)
 
 
 @kernel
@@ -264,35 +191,39 @@ def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, 
     steps = y.shape[0]
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
-    work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.factors[q], rooms.bias[q], rooms.zeros)
+    of_unit = rooms.digits[q], rooms.limits[q]
+    work = Work(rooms.tables[q], rooms.dx[q], rooms.slabs[q], rooms.factors[q], rooms.bias[q], rooms.zeros, *of_unit)
     n, filled = nought(), nought()
-    for s in range(begin, end):
+    most = len(work.tables[0])
+    for s in range(begin, end + 1):  # once more, for what is left
         now = steps - 1 - s if when.reverse else s
-        t = when.t0 + now
-        n = running(when, t, n)
-        for i in range(n):
-            b = when.order[i]
-            if index is None:
-                work.tables[0, filled] = address(x) + now * x.strides[0] + b * x.strides[1]
-            else:
-                work.tables[0, filled] = index[now, b]
-            if cut(when, t, i):
-                work.tables[1, filled] = address(work.zeros)
-            elif first_step(when, t, i, steps):
-                work.tables[1, filled] = address(h) + b * h.strides[0]
-            else:
-                before = now + 1 if when.reverse else now - 1
-                work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
-            work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
-            work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
-            work.tables[4, filled] = address(masks) + b * masks.strides[1] if masks.size > 0 else 0
-            filled += 1
-            row += 1
-            if filled == CHUNK:
+        t, i = when.t0 + now, nought()
+        n = running(when, t, n) if s < end else nought()
+        while i < n or s == end:
+            while i < n and filled < most:
+                b = when.order[i]
+                if index is None:
+                    work.tables[0, filled] = address(x) + now * x.strides[0] + b * x.strides[1]
+                else:
+                    work.tables[0, filled] = index[now, b]
+                if cut(when, t, i):
+                    work.tables[1, filled] = address(work.zeros)
+                elif first_step(when, t, i, steps):
+                    work.tables[1, filled] = address(h) + b * h.strides[0]
+                else:
+                    before = now + 1 if when.reverse else now - 1
+                    work.tables[1, filled] = address(y) + before * y.strides[0] + b * y.strides[1]
+                work.tables[2, filled] = address(saved) + (row + 1) * stride - 2 * panels.slot * item
+                work.tables[3, filled] = address(dx) + now * dx.strides[0] + b * dx.strides[1]
+                work.tables[4, filled] = address(masks) + b * masks.strides[1] if masks.size > 0 else 0
+                filled += 1
+                row += 1
+                i += 1
+            if filled == most or (s == end and (filled > 0 or not begun)):
                 add_chunk(panels, seat, index, saved, row - filled, filled, add, begun, totals, work)
                 filled, begun = nought(), True
-    if filled > 0 or not begun:
-        add_chunk(panels, seat, index, saved, row - filled, filled, add, begun, totals, work)
+            if s == end:
+                break
     part_ways(seat)
 
 
@@ -308,21 +239,22 @@ def gradients_of_choices(panels, x, dx, add, totals, rooms):
     x, dx : (V, I), contiguous in the inner axis
     add, totals, rooms : as for ``gradients``
     """
-    work = Work(rooms.tables[0], rooms.dx[0], rooms.slabs[0], rooms.factors[0], rooms.bias[0], rooms.zeros)
-    item, W, stride, slabs = x.itemsize, work.slabs.shape[2], totals.chosen.strides[1], address(work.slabs)
-    width = totals.chosen.shape[2]
-    for first in range(0, max(len(x), 1), CHUNK):
-        count, at = min(CHUNK, len(x) - first), address(totals.chosen) + first * stride
+    of_unit, item, stride = (rooms.digits[0], rooms.limits[0]), x.itemsize, totals.chosen.strides[1]
+    work = Work(rooms.tables[0], rooms.dx[0], rooms.slabs[0], rooms.factors[0], rooms.bias[0], rooms.zeros, *of_unit)
+    (_, rows, W), slabs = work.slabs.shape, address(work.slabs)
+    width, most, none, fits = totals.chosen.shape[2], len(work.tables[0]), nought(), len(x) < 0
+    for first in range(0, max(len(x), 1), most):
+        count, at = min(most, len(x) - first), address(totals.chosen) + first * stride
         for r in range(count):
             source = address(work.zeros)
             for m in range(width):
                 if totals.chosen[0, first + r, m] != 0:  # what was never chosen has no influence, not even NaN
                     source = address(x) + (first + r) * x.strides[0]
                     break
-            spread_row(panels, slabs + r * W * item, CHUNK * W, source, panels.I)
+            spread_row(panels, slabs + r * W * item, rows * W, source, panels.I)
             work.tables[3, r] = address(dx) + (first + r) * dx.strides[0]
         put_dx(panels, 0, count, at, stride, add, work)
         for m in range(0, width // W, GROUP):
             n = min(GROUP, width // W - m)
-            gather_slabs(panels, n, count, at + m * W * item, stride, address(work.factors), address(work.bias))
-            add_outer(panels, count, m, m + n, address(work.factors), slabs, totals.w_ih, first > 0, work)
+            gather_group(panels, count, n, at + m * W * item, stride, address(work.bias), fits, work)
+            add_group(panels, fits, count, none, n, none, work.tables[0], none, none, totals.w_ih, m, first > 0, work)

@@ -7,12 +7,15 @@ a kernel compiled for another are two specialisations of the same source, and li
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import llvmlite.binding
+import numpy as np
 from numba.core import config
 
 
@@ -32,13 +35,20 @@ class Scalar(NamedTuple):
     """No vectors: one number at a time."""
 
 
-Lanes = V512 | V256 | V128 | Scalar
+class AMX(NamedTuple):
+    """Vectors of 512 bits, and a unit that multiplies matrices of bfloat16 and sums in float32 (see ``digits``)."""
 
-#: By name: what NBRNN_VECTORS and ``use`` take.
+
+Lanes = V512 | V256 | V128 | Scalar | AMX
+
+#: By name.
 WIDTHS: dict[str, type[Lanes]] = {"512": V512, "256": V256, "128": V128, "scalar": Scalar}
 
+#: What NBRNN_VECTORS and ``use`` take.
+NAMES: dict[str, type[Lanes]] = {"amx": AMX, **WIDTHS}
+
 #: Bits of a vector; 0 stands for one number, whatever its size.
-BITS: dict[type[Lanes], int] = {V512: 512, V256: 256, V128: 128, Scalar: 0}
+BITS: dict[type[Lanes], int] = {V512: 512, V256: 256, V128: 128, Scalar: 0, AMX: 512}
 
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 
@@ -58,9 +68,26 @@ _FEATURES = features()
 HAS_FMA = _ARM or "fma" in _FEATURES
 
 
+#: To Linux: a request of a process for itself, of the right to the registers of the unit (asm/prctl.h).
+_ARCH_PRCTL, _REQUEST, _TILES = 158, 0x1023, 18
+
+
+def _unit_is_ours() -> bool:
+    """Whether there is a matrix unit that may be used: Linux wants to be asked.
+
+    It says no where a thread has too small a stack for signals: what is saved there becomes 8 KB larger.
+    """
+    if not {"amx-tile", "amx-bf16"} <= _FEATURES or sys.platform != "linux" or sys.maxsize < 2**32:
+        return False
+    try:
+        return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILES) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
 def _widest() -> type[Lanes]:
     if {"avx512f", "avx512dq", "avx512vl"} <= _FEATURES:
-        return V512
+        return AMX if _unit_is_ours() else V512
     if "avx2" in _FEATURES and HAS_FMA:
         return V256
     if _ARM or platform.machine().lower() in ("x86_64", "amd64"):
@@ -68,13 +95,21 @@ def _widest() -> type[Lanes]:
     return Scalar
 
 
+#: Whether there is a matrix unit that may be used.
+HAS_UNIT = False
+
+
 def _asked_for() -> type[Lanes]:
-    name = os.environ.get("NBRNN_VECTORS", "")
+    global HAS_UNIT
+    widest, name = _widest(), os.environ.get("NBRNN_VECTORS", "")
+    HAS_UNIT = widest is AMX
     if not name:
-        return _widest()
-    if name not in WIDTHS:
-        raise ValueError(f"NBRNN_VECTORS must be one of {', '.join(WIDTHS)}, got {name!r}")
-    return WIDTHS[name]
+        return widest
+    if name == "amx" and not HAS_UNIT:
+        raise ValueError("NBRNN_VECTORS must not be 'amx' here: there is no such unit, or it may not be used")
+    if name not in NAMES:
+        raise ValueError(f"NBRNN_VECTORS must be one of {', '.join(NAMES)}, got {name!r}")
+    return NAMES[name]
 
 
 _current: type[Lanes] = _asked_for()
@@ -89,19 +124,33 @@ def current() -> type[Lanes]:
 def use(width: str) -> Iterator[None]:
     """Pack networks for another width inside the block (for tests: it is not meant for threads).
 
-    Any width runs on any processor: what the hardware lacks, LLVM splits.
+    Any width runs on any processor: what the hardware lacks, LLVM splits.  AMX runs where ``HAS_UNIT`` says so.
     """
     global _current
-    before, _current = _current, WIDTHS[width]
+    before, _current = _current, NAMES[width]
     try:
         yield
     finally:
         _current = before
 
 
+#: With fewer weights than that, there is too little for a matrix unit to do.
+LEAST_WEIGHTS = 2**15
+
+
+def of(lanes: type[Lanes], dtype: np.dtype[np.generic], weights: int) -> type[Lanes]:
+    """What a layer of so many weights is computed with: the unit knows float32 only."""
+    return vectors(lanes) if dtype != np.float32 or weights <= LEAST_WEIGHTS else lanes
+
+
+def vectors(lanes: type[Lanes]) -> type[Lanes]:
+    """The same without a matrix unit."""
+    return V512 if lanes is AMX else lanes
+
+
 def accumulators(lanes: type[Lanes]) -> int:
     """How many vector registers a tile may fill with sums: what remains holds weights and broadcasts."""
-    if lanes is V512 or (lanes is V128 and _ARM):
+    if lanes in (V512, AMX) or (lanes is V128 and _ARM):
         return 24
     # Three rows of four or six of two; without fused multiply-add a product needs a register too.
     return 12 if lanes is V256 else 8
@@ -117,4 +166,5 @@ def describe() -> str:
     bits = BITS[_current]
     text = f"{bits} bits" if bits else "none: plain numbers"
     text += ", fused multiply-add" if HAS_FMA else ""
+    text += ", AMX" if _current is AMX else ""
     return text + (" (NBRNN_VECTORS)" if os.environ.get("NBRNN_VECTORS") else "")

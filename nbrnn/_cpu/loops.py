@@ -13,8 +13,10 @@ from .._kernel import cached, compiled
 from .._nets import net_class
 from . import backward as _backward
 from . import dropout as _dropout
+from . import dx as _dx
 from . import forward as _forward
 from . import gradients as _gradients
+from . import inputs as _inputs
 from . import isa
 from .moves import move, move_together
 from .schedule import When
@@ -71,14 +73,21 @@ def forward_kernel(
             work,
             own_array(np.int64, 3),
             work,
+            work,
         ),
     )
 
 
 @cached
+def digits_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``write_digits``."""
+    return compiled(_inputs.write_digits, (net_type(cell, dtype, lanes),))
+
+
+@cached
 def sum_choices_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``sum_choices``."""
-    given = (any_array(dtype, 2), own_array(np.int64, 3), own_array(dtype, 2))
+    given = (any_array(dtype, 2), own_array(np.int64, 3), own_array(dtype, 2), own_array(dtype, 2))
     return compiled(_forward.sum_choices, (net_type(cell, dtype, lanes), *given))
 
 
@@ -109,6 +118,12 @@ def choices_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[...
 
 
 @cached
+def dx_digits_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``pack_dx_digits``."""
+    return compiled(_dx.pack_dx_digits, (_of_gradients(dtype, lanes, False)[0], own_array(dtype, 1)))
+
+
+@cached
 def move_kernel(dtype: np.dtype[Any], together: bool = False) -> Callable[..., None]:
     """The compiled ``move``, or ``move_together``."""
     number = from_dtype(dtype)
@@ -120,10 +135,10 @@ def move_kernel(dtype: np.dtype[Any], together: bool = False) -> Callable[..., N
 def _of_gradients(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool) -> tuple[Any, Any, Any]:
     """Types of Panels, Totals and Work."""
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
-    panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean)
+    panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean, own_array(dtype, 1))
     work, sums, slabs = (own_array(dtype, n) for n in (2, 3, 4))
     totals = named(_gradients.Totals, sums, sums, sums, work, sums if chosen else types.none)
-    rooms = named(_gradients.Work, own_array(np.int64, 3), sums, slabs, slabs, work, own_array(dtype, 1))
+    rooms = named(_gradients.Work, own_array(np.int64, 3), sums, slabs, slabs, work, own_array(dtype, 1), sums, sums)
     return panels, totals, rooms
 
 
@@ -149,4 +164,4 @@ def dropout_kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
 
 # Made now, so that a cache index of users' functions which names them can be read.
 for _cell in (RNNTanh, RNNRelu, GRU, LSTM, LSTMProjected):
-    net_class(_cell, isa.current())
+    net_class(_cell, isa.vectors(isa.current()))

@@ -2,9 +2,10 @@
 
 The step wants, for a *block* of U hidden units (U is one or two vectors), all gates of those units at once:
 
-    forward buffer:  bias [J][S][U] | from x [J][I][G][U] | from h [J][K][G][U] | projection panels
+    forward buffer:  bias [J][S][U] | from x [J][I][G][U] | from h [J][K][G][U] | projection panels | digits
 
-with J = ceil(H / U) blocks, G gates, S sums (``Cell``).  Units past H have weights 0.  Products with a transposed
+with J = ceil(H / U) blocks, G gates, S sums (``Cell``).  Units past H have weights 0; digits of
+"from x" are there for a matrix unit (``inputs``).  Products with a transposed
 matrix, for the way back, are packed as ``tiles.product`` reads them, ``[panels][parts][depth][NV W]``:
 
     backward buffer: W_hh panels | W_hr panels          input buffer: W_ih panels
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from .._cells import Cell
 from .._memory import aligned
+from .._nets import cell_of
 from .isa import BITS, Lanes
 from .moves import Moves, Order, Shapes
 from .tiles import NV
@@ -57,6 +59,19 @@ def sizes(cell: type[Cell], W: int, I: Any, H: Any, K: Any) -> Sizes:
     projection = from_h + J * K * (G * U)
     Kp, Mp = padded(K, NV * W), padded(H, NV * W)
     return Sizes(W, U, J, J * U, Kp, Mp, 0, from_x, from_h, projection, projection + (H * Kp if cell.projected else 0))
+
+
+def known(e: Any, net: Any) -> tuple[type[Cell], Sizes]:
+    """The cell and the sizes of a network in a primitive."""
+    cell = cell_of(net.type)
+    return cell, sizes(cell, e.W, net.I, net.H, net.K)
+
+
+def digits_at(z: Sizes) -> Any:
+    """Where a forward buffer goes on with the digits of W_ih, if it does: after a vector that says what they are good
+    for.
+    """
+    return padded(z.end, z.W)
 
 
 def block_vectors(cell: type[Cell]) -> int:

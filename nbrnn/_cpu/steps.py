@@ -27,16 +27,11 @@ from numba.extending import intrinsic
 from .._cells import Cell
 from .._kernel import kernel
 from .._nets import cell_of
-from .emit import I64, Emit, Int, Ptr, Vec
-from .packing import Sizes, block_vectors, sizes
+from .emit import I64, Int, Ptr, Vec
+from .packing import Sizes, block_vectors, known
 from .rows import NetView, emitter, primitive, stack
 from .team import share
 from .tiles import NV, Turn, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
-
-
-def _known(e: Emit, net: NetView) -> tuple[type[Cell], Sizes]:
-    cell = cell_of(net.type)
-    return cell, sizes(cell, e.W, net.I, net.H, net.K)
 
 
 def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
@@ -63,7 +58,7 @@ def layout(typingctx, net):
 
     def emit(context, builder, signature, arguments):
         e = emitter(builder, signature.args[0])
-        cell, z = _known(e, NetView(e, context, signature.args[0], arguments[0]))
+        cell, z = known(e, NetView(e, context, signature.args[0], arguments[0]))
         numbers = (z.U, z.J, z.Hp, z.Kp, z.Mp, NV * z.W, cell.extras(), int(cell.projected))
         return context.make_tuple(builder, signature.return_type, [e.integer(n).x for n in numbers])
 
@@ -103,39 +98,6 @@ def columns_back(net, place, size):
 
 
 @primitive
-def sum_inputs(e, net, first, count, n, xs, to):
-    """What ``step`` can start from: the sums of n rows as far as they stem from the biases and x, for units
-    [first, first + count), whole blocks of them.
-
-    So many rows at once use each weight several times that a few rows in a step would use once.
-    """
-    cell, z = _known(e, net)
-    blocks, G, S = block_vectors(cell), len(cell.gates), cell.sums()
-    xs, to, w = e.ptr(xs), e.ptr(to), net.w
-
-    def block(j: Int) -> None:
-        bias = w + (z.bias + j * (S * z.U))
-        panel = w + (z.from_x + j * (net.I * (G * z.U)))
-
-        def tile(i: Int, size: int) -> None:
-            start = [bias.load(q * e.W) for q in range(S * blocks)]
-            rows = [xs.address_at(i + r) for r in range(size)]
-            turn, weights = Turn(i, size, most), count * net.I * G
-            ahead = next_panel(panel, net.I * (G * z.U), net.I, G * blocks, zero, turn, weights)
-            sums = accumulate([start[: G * blocks]] * size, rows, panel, net.I, ahead)
-            for r in range(size):
-                out = to + ((i + r) * (z.J * (S * z.U)) + j * (S * z.U))
-                for q, value in enumerate(sums[r] + start[G * blocks :]):
-                    out.store(value, q * e.W)
-
-        # With so many rows it matters little how the last few are covered: less to compile.
-        each_tile(n, (most, *(size for size in fewer if size < 4)), tile)
-
-    (most, *fewer), zero = tile_rows(e.lanes, G * blocks), e.integer(0)
-    each_in_turn(first // z.U, count // z.U, zero, block)
-
-
-@primitive
 def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m, saved):
     """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
 
@@ -143,7 +105,7 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
     ``sum_inputs`` has left, with ``inputs`` = 0, or from the biases (``biases``), with ``inputs`` = I.  The result is
     the same to the bit.
     """
-    cell, z = _known(e, net)
+    cell, z = known(e, net)
     blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
     xs, starts, h, fed, c, w = e.ptr(xs), e.ptr(starts), e.ptr(h), e.ptr(fed), e.ptr(c), net.w
     keep = None if saved is None else e.ptr(saved)
@@ -215,7 +177,7 @@ def biases(typingctx, net):
     def emit(context, builder, signature, arguments):
         e = emitter(builder, signature.args[0])
         net = NetView(e, context, signature.args[0], arguments[0])
-        return builder.ptrtoint((net.w + _known(e, net)[1].bias).x, I64)
+        return builder.ptrtoint((net.w + known(e, net)[1].bias).x, I64)
 
     return types.int64(net), emit
 
@@ -223,7 +185,7 @@ def biases(typingctx, net):
 @primitive
 def project(e, net, first, count, n, m, saved, h_new):
     """Numbers [first, first + count) of h_new = W_hr m, whole panels; nothing for a cell without projection."""
-    cell, z = _known(e, net)
+    cell, z = known(e, net)
     if not cell.projected:
         return
     if saved is None:
@@ -241,7 +203,7 @@ def unproject(e, net, n, h_first, h_count, dh, saved, first, count, dm):
 
     Numbers [h_first, h_first + h_count) of dh are kept for the gradient of W_hr.
     """
-    cell, z = _known(e, net)
+    cell, z = known(e, net)
     if not cell.projected:
         return
     dh, saved = e.ptr(dh), e.ptr(saved)
@@ -261,7 +223,7 @@ def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
     """From dh (or dm) and dc after the step to the gradients of the sums, in place of the values saved; dh and dc
     become those before the step, as far as they go there directly.  Units [first, first + count).
     """
-    cell, z = _known(e, net)
+    cell, z = known(e, net)
     E = cell.extras()
     dh, stride = (e.ptr(dm), z.Mp) if cell.projected else (e.ptr(dh), z.Kp)
     dc, saved = e.ptr(dc), e.ptr(saved)
@@ -292,7 +254,7 @@ def carry(e, net, first, count, down, n, saved, dh):
 
     Numbers [first, first + count) of it, whole panels; ``down``: 1 to begin with the last.
     """
-    cell, z = _known(e, net)
+    cell, z = known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
     from_slot = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
     stride, parts, add = z.Hp * cell.slots(), e.integer(gates), not cell.projected

@@ -219,7 +219,9 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
             broadcasts = [column.broadcast(m) for m in range(rows)]
             return [e.fma(broadcasts[q // NV], slabs[q % NV], s) for q, s in enumerate(sums)]
 
-        sums = e.loop_by(AT_ONCE, count, sums, body) if large(e, rows) else e.loop(count, sums, body)
+        # Where there is a matrix unit, few rows come here: less to compile.
+        at_once = large(e, rows) and not e.unit
+        sums = e.loop_by(AT_ONCE, count, sums, body) if at_once else e.loop(count, sums, body)
         places = [out + v * e.W for out in outs for v in range(NV)]
 
         def add(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
@@ -237,8 +239,14 @@ def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: In
 
 def add_kept(at: Ptr, rest: Int, value: Vec) -> None:
     """Add to sums what ``outer`` adds to them."""
-    total, more = at.load(), value + (at + rest).load()
+    new, left = kept(at.load(), (at + rest).load(), value)
+    at.store(new)
+    (at + rest).store(left)
+
+
+def kept(total: Vec, left: Vec, value: Vec) -> tuple[Vec, Vec]:
+    """A sum and what is left over, with a number more."""
+    more = value + left
     new = total + more
     left = more - (new - total)
-    at.store(new)
-    (at + rest).store(abs(left).if_less(math.inf, left, 0.0))
+    return new, abs(left).if_less(math.inf, left, 0.0)

@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._memory import aligned_zeros, fresh
-from . import cost, workers
+from .._nets import net_class
+from . import cost, isa, workers
 from . import dropout as _dropout
 from .chosen import Chosen
 from .form import MOVERS, Form, Packed, Sums
 from .loops import (
     backward_kernel,
     choices_kernel,
+    digits_kernel,
     dropout_kernel,
+    dx_digits_kernel,
     forward_kernel,
     gradients_kernel,
     move_kernel,
@@ -59,9 +62,19 @@ class Unit:
         """Weights for ``backward`` and for ``gradients``, likewise."""
         return self._pack("back")
 
+    @property
+    def net_of_steps(self) -> Any:
+        """The same for single steps, of one type for layers of any sizes, without what only ``forward`` reads."""
+        form, net = self.form, self.net
+        return net_class(form.cell, isa.vectors(form.lanes))(net.w[: form.sizes.end], *net[1:])
+
     def _pack(self, way: str) -> Any:
-        packed = self.form.take(way)
-        _move(packed.table, self._parameters, packed.buffer, packed.rooms)
+        packed, form = self.form.take(way), self.form
+        _move(packed.table, self._parameters, packed.buffer[: packed.moved], packed.rooms)
+        if way == "forward" and form.by_digits:
+            digits_kernel(form.cell, form.dtype, form.lanes)(packed.given)
+        if way == "back" and form.dx_by_digits:
+            dx_digits_kernel(form.dtype, form.lanes)(packed.given[1], packed.given[1].digits)
         self._packed.append((way, packed))
         return packed.given
 
@@ -90,7 +103,7 @@ class Unit:
         """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
         form = self.form
         if isinstance(x, Chosen):
-            sum_choices_kernel(form.cell, form.dtype, form.lanes)(self.net, x.table, *workspace[-2:])
+            sum_choices_kernel(form.cell, form.dtype, form.lanes)(self.net, x.table, *workspace[-3:])
         kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None, isinstance(x, Chosen))
         x, index = _inputs(x)
         arguments = (self.net, when, x, index, y, h, c, masks, saved, *workspace)
@@ -108,7 +121,7 @@ class Unit:
     ) -> tuple[Loop, ...]:
         """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
-        kernel = backward_kernel(form.cell, form.dtype, form.lanes)
+        kernel = backward_kernel(form.cell, form.dtype, isa.vectors(form.lanes))
         arguments = (self.nets_back[0], when, readable(dy), dh, dc, masks, saved, *workspace)
         return start(kernel, form.work_back, True, 1, arguments)
 
