@@ -171,7 +171,7 @@ def test_bits_do_not_depend_on_threads_or_pieces(kind, I, H, B, team, rows, seed
         for a, b in zip(results(case), wanted, strict=True):
             np.testing.assert_array_equal(a, b)
     with forced(*team, rows=rows, steps=2):
-        for a, b in zip(results(case)[:-1], wanted[:-1], strict=True):
+        for a, b in zip(results(case), wanted, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -226,7 +226,7 @@ def test_very_large_and_very_small_numbers(what, size):
     with np.errstate(all="ignore"):
         for got, wanted in zip(results(case), results(exact), strict=True):
             largest = np.abs(wanted).max()
-            if 2.0**-100 < largest < 2.0**100:
+            if 2.0**-118 < largest < 2.0**120:
                 assert error(got, wanted) < 3e-5
             else:
                 assert np.isfinite(got).all() or largest > 2.0**127
