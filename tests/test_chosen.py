@@ -62,6 +62,21 @@ def test_many_rows_and_choices(kind, dtype):
         compare(case, choices)
 
 
+@pytest.mark.parametrize("choices", ["all the same", "each another", "runs", "the last"])
+def test_rows_of_a_choice_are_found_wherever_they_are(choices):
+    """In chunks of 160 or 320 rows: the gradient of a table is what comes of each row, added up where it was chosen."""
+    case = Case("LSTM", "float64", T=37, B=19, I=5, H=21, seed=8)
+    table, (T, B) = np.random.default_rng(0).normal(size=(703, 5)), (37, 19)
+    index = {"all the same": np.full(703, 6), "each another": np.random.default_rng(1).permutation(703),
+             "runs": np.arange(703) // 11 * 11, "the last": np.where(np.arange(703) % 2, 702, np.arange(703))}  # fmt: skip
+    index = index[choices].reshape(T, B)
+    (_, _, _, got), (_, _, _, grads) = case.train(x=Chosen(table, index)), case.train(x=table[index])
+    dx = np.zeros_like(table)
+    np.add.at(dx, index, grads.x)
+    np.testing.assert_allclose(got.x, dx, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(got.flat, grads.flat, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("kind, dtype", [("GRU", "float32"), ("LSTM", "float64")])
 def test_bits_do_not_depend_on_the_team(kind, dtype):
     case = Case(kind, dtype, T=7, B=11, I=9, H=70, bidirectional=True, ragged=True, seed=5)

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbrnn._cells import LSTM
 from nbrnn._cpu import digits, isa, squares
+from nbrnn._cpu.form import Form
 from nbrnn._cpu.rows import address, primitive
 from nbrnn._kernel import kernel
 from nbrnn._memory import aligned
@@ -173,6 +175,34 @@ def test_bits_do_not_depend_on_threads_or_pieces(kind, I, H, B, team, rows, seed
     with forced(*team, rows=rows, steps=2):
         for a, b in zip(results(case), wanted, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_weights_may_be_brought_into_digits_by_several(members):
+    """To the same bits; and a weight that can't be is found whoever meets it: then all are multiplied in vectors."""
+    case = large("GRU", 130, 200, B=9)
+    wanted, weights = results(case), case.layer.flat.copy()
+    with forced(members, 1):
+        case.layer.flat = weights
+        for a, b in zip(results(case), wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for row, column in ((0, 0), (299, 64), (599, 129)):
+            case.layer.flat = weights
+            spoiled = case.layer.params["weight_ih_l0"].copy()
+            spoiled[row, column] = 2.0**121
+            case.layer.params["weight_ih_l0"] = spoiled
+            got = case.train()
+            with isa.use("512"):
+                in_vectors = case.train()
+            np.testing.assert_array_equal(got[0], in_vectors[0])
+            np.testing.assert_array_equal(got[3].x, in_vectors[3].x)
+
+
+def test_very_large_layers_keep_no_digits():
+    """They would take half as much memory again as the weights."""
+    for I, H, by_digits in ((2048, 2048, True), (2049, 2048, False), (8192, 4096, False)):
+        form = Form(LSTM, np.dtype("f"), {"weight_ih": (4 * H, I), "weight_hh": (4 * H, H)}, isa.AMX)
+        assert form.by_digits == form.dx_by_digits == by_digits
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ from .panels import (
     add_all,
     add_columns,
     copy_panel,
+    put_rows,
     times,
     turn_panel,
     vectors_of,
@@ -33,9 +34,10 @@ CHUNK = 256
 FEW = 16
 
 
-def product_size(rows: int, depth: int, block: int) -> int:
-    """Numbers that a member of ``product`` wants: a panel, rows of one, and what sums begin with."""
-    return (min(depth, DEPTH) + min(rows, ROWS) + 1) * block
+def product_size(rows: int, depth: int, block: int, turned: bool) -> int:
+    """Numbers that a member of ``product`` wants: a panel, rows of one, what sums begin with, and rows of A turned."""
+    rows, depth = min(rows, ROWS), min(depth, DEPTH)
+    return (depth + rows + 1) * block + turned * rows * (depth + block)
 
 
 def columns_size(height: int, panels: int, block: int) -> int:
@@ -44,10 +46,14 @@ def columns_size(height: int, panels: int, block: int) -> int:
 
 
 @kernel
-def parts(seat, n, panels):
-    """(begin, end, first, last): a member's rows and panels, by rows or by panels, whichever leaves less to do."""
+def parts(seat, n, m, block, W):
+    """(begin, end, first, last): a member's rows and panels, by rows or by panels, whichever leaves less to do.
+
+    To read a row of A counts as much as half of the products of a vector.
+    """
+    vectors, panels = (m + W - 1) // W, (m + block - 1) // block
     each, few = (n + seat.members - 1) // seat.members, (panels + seat.members - 1) // seat.members
-    if (each + PACKING) * panels <= (n + PACKING) * few:
+    if (each + PACKING) * (2 * vectors + 1) <= (n + PACKING) * (2 * min(few * (block // W), vectors) + 1):
         begin, end = share(n, seat.member, seat.members)
         return begin, end, nought(), panels
     first, last = share(panels, seat.member, seat.members)
@@ -76,7 +82,7 @@ def product(seat, team, room, a, b, how, bias, c):
     ----------
     seat, team : as for ``forward.forward``
     room : Room
-    a : (N, n)
+    a : (N, n), contiguous in one of its axes
     b : (n, m), ``ACROSS`` (m, n), contiguous in the inner axis; ``PACKED`` (1, ...), what ``pack`` made of (m, n)
     how : one of these
     bias : (m,), contiguous, or of size 0
@@ -86,15 +92,20 @@ def product(seat, team, room, a, b, how, bias, c):
         seat = assemble(team, offer())
     (rows, whole_depth), m, item, block = a.shape, c.shape[1], a.itemsize, room.block
     W = block // NV
-    panels = (m + block - 1) // block
-    begin, end, first, last = parts(seat, rows, panels)
+    begin, end, first, last = parts(seat, rows, m, block, W)
     own = address(room.w) + seat.member * room.size * item
     nothing = own + min(whole_depth, DEPTH) * block * item
     spare = nothing + block * item
+    turned, across = spare + min(rows, ROWS) * block * item, a.strides[1] != item
     for k in range(0, whole_depth, DEPTH):
         depth = min(DEPTH, whole_depth - k)
         for r in range(begin, end, ROWS):
             count = min(ROWS, end - r)
+            source, step_of_a = address(a) + r * a.strides[0] + k * a.strides[1], a.strides[0] // item
+            if across:
+                groups = (depth + W - 1) // W
+                turn_panel(room, turned, source, a.strides[1] // item, count, depth, groups)
+                source, step_of_a = turned, groups * W
             for j in range(first * block, last * block, block):
                 width = min(block, m - j)
                 vectors = vectors_of(width, W)
@@ -115,16 +126,13 @@ def product(seat, team, room, a, b, how, bias, c):
                     if bias.size > 0:
                         copy_row(room, nothing, address(bias) + j * item, width)
                 elif out != to:
-                    for q in range(count):
-                        copy_row(room, spare + q * out_step, to + q * step, width)
-                source = address(a) + r * a.strides[0] + k * a.strides[1]
+                    copy_panel(room, out, to, step // item, count, width, vectors)
                 times(
-                    room, vectors, count, source, a.strides[0] // item, a.strides[1] // item, depth, panel, start,
-                    start_step // item, out, out_step // item,
+                    room, vectors, count, source, step_of_a, depth, panel, start, start_step // item, out,
+                    out_step // item,
                 )  # fmt: skip
                 if out != to:
-                    for q in range(count):
-                        copy_row(room, to + q * step, spare + q * out_step, width)
+                    put_rows(room, to, step // item, out, count, width, vectors)
     part_ways(seat)
 
 
@@ -144,13 +152,13 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
     if seat.members == 0:
         seat = assemble(team, offer())
     item, block, (m, n) = a.itemsize, room.block, c.shape
-    top, low, first, last = parts(seat, m, (n + block - 1) // block)
+    W = block // NV
+    top, low, first, last = parts(seat, m, n, block, W)
     panels = address(room.w) + seat.member * room.size * item
     nothing = panels + (last - first) * block * CHUNK * item
     sums = nothing + block * item
     turned = sums + (low - top) * block * item
     zero_padded(room, nothing, block)
-    W = block // NV
     left, right = share((m + W - 1) // W, seat.member, seat.members)
     for r in range(begin, end, CHUNK):
         count = min(CHUNK, end - r)
@@ -167,7 +175,7 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
         for j in range(first, last):
             vectors = vectors_of(n - j * block, W)
             panel = panels + (j - first) * block * CHUNK * item
-            times(room, vectors, low - top, turned, CHUNK, 1, count, panel, nothing, 0, sums, vectors * W)
+            times(room, vectors, low - top, turned, CHUNK, count, panel, nothing, 0, sums, vectors * W)
             to = address(total) + (j * m * block + top * vectors * W) * item
             add_all(room, (low - top) * vectors, sums, to, total.size // 2)
         if bias.size > 0:
@@ -176,8 +184,8 @@ def columns(seat, team, room, a, b, begin, end, total, bias, c):
             add_columns(room, count, source + left * W * item, a.strides[0] // item, columns_here, at, bias.shape[1])
     if end == a.shape[0]:
         for j in range(first, last):
-            width = vectors_of(n - j * block, W) * W
-            for i in range(top, low):
-                source = address(total) + (j * m * block + i * width) * item
-                copy_row(room, address(c) + i * c.strides[0] + j * block * item, source, min(block, n - j * block))
+            vectors, step = vectors_of(n - j * block, W), c.strides[0]
+            source = address(total) + (j * m * block + top * vectors * W) * item
+            to = address(c) + top * step + j * block * item
+            put_rows(room, to, step // item, source, low - top, min(block, n - j * block), vectors)
     part_ways(seat)

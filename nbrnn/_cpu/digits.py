@@ -34,6 +34,9 @@ from .rows import stack
 #: Rows of a tile, and what is summed in one product of tiles (a *block*), bytes of a tile, and digits.
 SIDE, DEPTH, TILE, DIGITS = 16, 32, 1024, 3
 
+#: Of more weights no digits are kept: they take half as much again as the weights do.
+MOST_WEIGHTS = 2**24
+
 #: Bytes of the digits of a row of a block, as numbers of float32.
 ROW = DIGITS * SIDE
 
@@ -43,6 +46,12 @@ _HIGH = 0xFFFF0000
 #: Numbers below can be multiplied: digits of larger ones could be infinite.  And what isn't 0 must not be so small that
 #: the unit, which takes subnormal numbers for 0, would miss much of it.
 LARGEST, SMALLEST = 2.0**120, 2.0**-60
+
+
+def part(e: Emit, n: Int, number: Int, of: Int) -> tuple[Int, Int]:
+    """[begin, end): the part of range(n) that falls to one of so many, as ``team.share`` has it."""
+    begin, end = (Int(e, e.b.udiv((n * q).x, of.x)) for q in (number, number + 1))
+    return begin, end
 
 
 def where(yes: ir.Value, x: Vec) -> Vec:
@@ -58,6 +67,16 @@ def blocks_of(count: Int) -> Int:
 def numbers_of(n: int) -> int:
     """Numbers that the digits of a row of n numbers take."""
     return (n + DEPTH - 1) // DEPTH * ROW
+
+
+def note_misfits(e: Emit, found: Ptr, members: Int, to: Ptr) -> None:
+    """Write whether numbers of all columns can be multiplied, of what each of so many members has found."""
+
+    def member(q: Int, so_far: Vec) -> list[Vec]:
+        return [larger(so_far, (found + q * e.W).load())]
+
+    (all_of_them,) = e.loop(members, [e.vec(0.0)], member)
+    to.store(all_of_them)
 
 
 def _integers(x: Vec) -> ir.Value:

@@ -12,6 +12,7 @@ from . import digits, squares, tiles
 from .digits import DEPTH, ROW
 from .emit import I64, Int, Ptr, Vec
 from .rows import add_row, address, copy_row, emitter, primitive
+from .team import assemble, offer, part_ways
 
 NV = tiles.NV
 
@@ -22,9 +23,9 @@ OWN_DIGITS = 2**17
 LEAST_SUMS, LEAST_UNITS = 256, 32
 
 
-def digits_wanted(H: int, gates: int) -> bool:
+def digits_wanted(I: int, H: int, gates: int) -> bool:
     """Whether dx of a layer of such sizes comes by digits, where there is a unit for that, whatever the rows."""
-    return gates * H >= LEAST_SUMS and H >= LEAST_UNITS
+    return gates * H >= LEAST_SUMS and H >= LEAST_UNITS and I * H * gates <= digits.MOST_WEIGHTS
 
 
 @primitive
@@ -50,15 +51,18 @@ def dx_rows(e, panels, n, dsums, stride, out, out_stride):
 
 
 @primitive
-def write_dx_digits(e, panels, to):
-    """The digits of W_ih, which is packed as ``dx_rows`` reads it."""
+def split_panels(e, panels, member, members, to, found):
+    """A member's part of the digits of W_ih, which is packed as ``dx_rows`` reads it; and to ``found``, what they are
+    good for.
+    """
     if not e.unit:
         return
     blocks, width, last = digits.blocks_of(panels.H), NV * e.W, panels.H - 1
-    apart, misfits = panels.gates * blocks, e.ptr(to)
-    tiles_of = misfits + e.W
+    apart, misfits, tiles_of = panels.gates * blocks, e.ptr(found), e.ptr(to) + e.W
+    begin, end = digits.part(e, (panels.I + (width - 1)) // width * panels.gates, member, members)
 
-    def part(q: Int, so_far: Vec) -> list[Vec]:
+    def part(k: Int, so_far: Vec) -> list[Vec]:
+        q = begin + k
         panel, gate = Int(e, e.b.udiv(q.x, panels.gates.x)), Int(e, e.b.urem(q.x, panels.gates.x))
         source, out = panels.w + q * panels.H * width, tiles_of + digits.tile(e, panel * NV * apart + gate * blocks)
 
@@ -68,14 +72,30 @@ def write_dx_digits(e, panels, to):
         digits.split(e, row, panels.H, e.integer(width), e.integer(NV), out, misfits, apart)
         return [digits.larger(so_far, misfits.load())]
 
-    (found,) = e.loop((panels.I + (width - 1)) // width * panels.gates, [e.vec(0.0)], part)
-    misfits.store(found)
+    (all_misfits,) = e.loop(end - begin, [e.vec(0.0)], part)
+    misfits.store(all_misfits)
+
+
+@primitive
+def note_panels(e, panels, found, members, to):
+    """See ``digits.note_misfits``."""
+    if e.unit:
+        digits.note_misfits(e, e.ptr(found), members, e.ptr(to))
 
 
 @kernel
-def pack_dx_digits(panels, to):
-    """Write ``panels.digits``."""
-    write_dx_digits(panels, address(to))
+def pack_dx_digits(seat, team, panels, to, found):
+    """Write ``panels.digits``.
+
+    ``found``: (members, W), what each has found.
+    """
+    if seat.members == 0:
+        seat = assemble(team, offer())
+    mine = address(found) + seat.member * found.strides[0]
+    split_panels(panels, seat.member, seat.members, address(to), mine)
+    part_ways(seat)
+    if seat.member == 0:
+        note_panels(panels, address(found), seat.members, address(to))
 
 
 @primitive

@@ -63,7 +63,7 @@ class Form:
         self.E = cell.extras()
         self.lanes = isa.of(lanes, dtype, len(cell.gates) * self.H * (self.I + self.K))
         #: Whether dx may come by digits, and what inputs add.
-        self.dx_by_digits = self.lanes is isa.AMX and dx.digits_wanted(self.H, len(cell.gates))
+        self.dx_by_digits = self.lanes is isa.AMX and dx.digits_wanted(self.I, self.H, len(cell.gates))
         self.by_digits = self.lanes is isa.AMX and inputs.digits_wanted(self.I, len(cell.gates) * self.H)
         self.count = sum(map(math.prod, weights.values()))
         self.sizes = packing.sizes(cell, packing.vector_numbers(lanes, dtype), self.I, self.H, self.K)
@@ -168,7 +168,7 @@ class Form:
         dx_rows = chunk + digits.DEPTH * len(self.cell.gates) * digits.numbers_of(self.H)
         many = max(slabs.GROUP + widest // z.W, -(-dx_rows // (chunk // 2 * digits.DIGITS * z.W)))
         return gradients.Work(
-            aligned_zeros((members, 5, chunk), np.int64),
+            aligned_zeros((members, 6, chunk), np.int64),
             aligned((members, chunk, of_x), self.dtype),
             aligned_zeros((members, widest // z.W, chunk, z.W), self.dtype),
             aligned((members, slabs.GROUP, chunk, z.W), self.dtype),
@@ -183,9 +183,11 @@ class Form:
         vector = aligned((sum(map(math.prod, self._totals.values())),), self.dtype)
         return Sums(vector, gradients.Totals(**views(vector, self._totals)))
 
-    def sums_of_choices(self, choices: int) -> Array:
-        """Memory to sum what comes of each of so many rows that x is chosen from, not yet zero."""
-        return aligned((2, choices, len(self.cell.gates) * self.sizes.Hp), self.dtype)
+    def sums_of_choices(self, choices: int) -> tuple[Array, NDArray[np.int64]]:
+        """Memory to sum what comes of each of so many rows that x is chosen from, not yet zero, and to find them."""
+        firsts = aligned((self.most_for_gradients(), choices), np.int64)
+        firsts.fill(-1)
+        return aligned((2, choices, len(self.cell.gates) * self.sizes.Hp), self.dtype), firsts
 
     @functools.cached_property
     def _totals(self) -> Shapes:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from .._kernel import kernel
 from . import tiles
 from .dx import put_dx
+from .emit import Int, Vec
 from .rows import address, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
 from .slabs import GROUP, add_group, fit_for_digits, gather_group
@@ -38,7 +39,7 @@ class Panels(NamedTuple):
 class Totals(NamedTuple):
     """Gradients of the weights in whole tiles: (2, gates * slot, Ip), (2, gates * slot, Kp), (2, Kw, Mp) and
     (2, S * slot); and None, or where x is chosen from V rows, of the sums for each of those (2, V, gates * slot).
-    [0] are the sums, [1] what rounding has left over.
+    [0] are the sums, [1] what rounding has left over.  ``firsts``: then (members, V), all -1, see ``add_choices``.
     """
 
     w_ih: Any
@@ -46,10 +47,11 @@ class Totals(NamedTuple):
     w_hr: Any
     bias: Any
     chosen: Any = None
+    firsts: Any = None
 
 
 class Work(NamedTuple):
-    """Workspaces, all but ``zeros`` for each member: five tables of addresses of so many rows as are gathered at once,
+    """Workspaces, all but ``zeros`` for each member: six tables of addresses of so many rows as are gathered at once,
     rows of dx (rows, Ip), slabs (vectors, rows, W) of what is multiplied and (GROUP, rows, W) of what with, sums, and
     zeros, I, K and H at least; for a matrix unit, digits of (GROUP + vectors) slabs, and what numbers there are: (1 + 2
     GROUP, W), see ``fit_for_digits`` and ``gather_group``, else nothing.
@@ -66,10 +68,21 @@ class Work(NamedTuple):
 
 
 @primitive
-def add_row_kept(e, panels, to, rest, source, n):
-    """``to[k] += source[k]`` for whole vectors of n numbers, see ``tiles.add_kept``."""
-    to, source = e.ptr(to), e.ptr(source)
-    e.each(n // e.W, lambda b: tiles.add_kept(to + b * e.W, rest, (source + b * e.W).load()))
+def add_rows_kept(e, panels, to, rest, table, count, n):
+    """``to[k] += source[k]`` for whole vectors of n numbers, of so many rows whose addresses are in a table: their sum
+    is added to what there is, see ``tiles.add_kept``.
+    """
+    to, table = e.ptr(to), e.ptr(table)
+
+    def some(v: Int, size: int) -> None:
+        def row(r: Int, *sums: Vec) -> list[Vec]:
+            source = table.address_at(r) + v * e.W
+            return [s + source.load(q * e.W) for q, s in enumerate(sums)]
+
+        for q, value in enumerate(e.loop(count, [e.vec(0.0)] * size, row)):
+            tiles.add_kept(to + (v + q) * e.W, rest, value)
+
+    tiles.each_tile(n // e.W, (GROUP, 1), some)
 
 
 @kernel(pasted=True)
@@ -77,18 +90,42 @@ def own_sums(panels, inputs, hidden, vectors, mine):
     """[begin, end): the vectors of gradients of the sums, of so many to each slot, with which a member multiplies.
 
     About as many products for each: those of the first ``gates`` slots are multiplied with so many ``inputs``, of the
-    last ``gates`` with so many numbers of ``hidden``.
+    last ``gates`` with so many numbers of ``hidden``.  The caller, member 0, has the last: it has read them last, when
+    it brought the gradients before to the parameters, and the others find nothing in its caches.
     """
-    done, total = 0, panels.gates * vectors * (inputs + hidden)
+    done, total, q = 0, panels.gates * vectors * (inputs + hidden), mine.members - 1 - mine.member
     begin, end = 0, 0
     for m in range(panels.sums * vectors):
-        begin += done * mine.members < total * mine.member
-        end += done * mine.members < total * (mine.member + 1)
+        begin += done * mine.members < total * q
+        end += done * mine.members < total * (q + 1)
         if m < panels.gates * vectors:
             done += inputs
         if m >= (panels.sums - panels.gates) * vectors:
             done += hidden
     return begin, end
+
+
+@kernel
+def add_choices(panels, count, at, stride, n, to, step, rest, firsts, work):
+    """Add n numbers of each of so many rows from ``at`` on to what has been summed for the choice it stands for.
+
+    Rows of a choice are found first, by a list of them that begins in ``firsts``: so its sums, which may be in a far
+    cache, are read and written once.
+    """
+    choices, nexts, rows = work.tables[0], work.tables[3], work.tables[5]
+    for r in range(count - 1, -1, -1):
+        nexts[r] = firsts[choices[r]]
+        firsts[choices[r]] = r
+    for first in range(count):
+        choice, r, found = choices[first], first, nought()
+        if firsts[choice] != first:
+            continue
+        while r >= 0:
+            rows[found] = at + r * stride
+            found += 1
+            r = nexts[r]
+        add_rows_kept(panels, to + choice * step, rest, address(rows), found, n)
+        firsts[choice] = -1
 
 
 @kernel(pasted=True)
@@ -138,8 +175,8 @@ def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work
     if index is not None:
         n, rest = max(min(end, to_x) - begin, 0) * W, totals.chosen.shape[1] * totals.chosen.shape[2]
         to = address(totals.chosen) + begin * line
-        for r in range(count):
-            add_row_kept(panels, to + xs[r] * totals.chosen.strides[1], rest, at + r * stride + begin * line, n)
+        apart, firsts = totals.chosen.strides[1], totals.firsts[mine.member]
+        add_choices(panels, count, at + begin * line, stride, n, to, apart, rest, firsts, work)
     # A chunk is summed by itself first, as in ``outer``.
     for m in range(begin * W, end * W):
         if not begun:

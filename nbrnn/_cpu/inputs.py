@@ -14,6 +14,7 @@ from . import digits, squares
 from .emit import Int
 from .packing import block_vectors, digits_at, known
 from .rows import NetView, address, emitter, primitive
+from .team import assemble, offer, part_ways
 from .tiles import Turn, accumulate, each_in_turn, each_tile, next_panel, tile_rows
 
 #: With fewer inputs, or fewer sums of them, there is too little for a matrix unit to do.
@@ -28,7 +29,7 @@ def digits_wanted(I: int, outputs: int) -> bool:
 
     A matter of sizes alone: so a sequence's results don't depend on how many rows there are.
     """
-    return I >= LEAST_INPUTS and outputs >= LEAST_OUTPUTS
+    return I >= LEAST_INPUTS and outputs >= LEAST_OUTPUTS and I * outputs <= digits.MOST_WEIGHTS
 
 
 def room_size(I: int, rows: int) -> int:
@@ -71,30 +72,47 @@ def sum_inputs(e, net, first, count, n, xs, to, stride):
 
 
 @primitive
-def pack_digits(e, net):
-    """Write the digits of W_ih, which is packed as ``sum_inputs`` reads it, behind it."""
+def split_inputs(e, net, member, members, found):
+    """A member's part of the digits of W_ih, which is packed as ``sum_inputs`` reads it, is written behind it; and to
+    ``found``, what they are good for.
+    """
     if not e.unit:
         return
     cell, z = known(e, net)
     vectors, blocks = len(cell.gates) * block_vectors(cell), digits.blocks_of(net.I)
-    misfits = net.w + digits_at(z)
-    all_misfits, to, last = e.vec(0.0), misfits + e.W, net.I - 1
-    width = vectors * e.W
+    to, last, width = net.w + digits_at(z) + e.W, net.I - 1, vectors * e.W
+    misfits, (begin, end) = e.ptr(found), digits.part(e, z.J, member, members)
 
-    def panel(j: Int, *so_far: Any) -> Any:
+    def panel(q: Int, *so_far: Any) -> Any:
+        j = begin + q
         start, out = net.w + (z.from_x + j * (net.I * width)), to + digits.tile(e, j * vectors * blocks)
         numbers = e.integer(width), e.integer(vectors)
         digits.split(e, lambda k: start + k.at_most(last) * width, net.I, *numbers, out, misfits)
         return [digits.larger(so_far[0], misfits.load())]
 
-    (found,) = e.loop(z.J, [all_misfits], panel)
-    misfits.store(found)
+    (all_misfits,) = e.loop(end - begin, [e.vec(0.0)], panel)
+    misfits.store(all_misfits)
+
+
+@primitive
+def note_inputs(e, net, found, members):
+    """See ``digits.note_misfits``."""
+    if e.unit:
+        digits.note_misfits(e, e.ptr(found), members, net.w + digits_at(known(e, net)[1]))
 
 
 @kernel
-def write_digits(net):
-    """See ``pack_digits``."""
-    pack_digits(net)
+def pack_digits(seat, team, net, found):
+    """Write the digits of W_ih behind it.
+
+    ``found``: (members, W), what each has found.
+    """
+    if seat.members == 0:
+        seat = assemble(team, offer())
+    split_inputs(net, seat.member, seat.members, address(found) + seat.member * found.strides[0])
+    part_ways(seat)
+    if seat.member == 0:
+        note_inputs(net, address(found), seat.members)
 
 
 @primitive
@@ -145,10 +163,13 @@ def takes_digits(typingctx, net):
         if not e.unit:
             return false
         cell, z = known(e, view)
+        outputs = view.H * len(cell.gates)
         wanted = builder.and_(
             builder.icmp_signed(">=", view.I.x, ir.IntType(64)(LEAST_INPUTS)),
-            builder.icmp_signed(">=", (view.H * len(cell.gates)).x, ir.IntType(64)(LEAST_OUTPUTS)),
+            builder.icmp_signed(">=", outputs.x, ir.IntType(64)(LEAST_OUTPUTS)),
         )
+        few = builder.icmp_signed("<=", (view.I * outputs).x, ir.IntType(64)(digits.MOST_WEIGHTS))
+        wanted = builder.and_(wanted, few)
         with builder.goto_entry_block():
             result = builder.alloca(ir.IntType(1))
         builder.store(false, result)

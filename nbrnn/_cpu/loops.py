@@ -80,8 +80,8 @@ def forward_kernel(
 
 @cached
 def digits_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
-    """The compiled ``write_digits``."""
-    return compiled(_inputs.write_digits, (net_type(cell, dtype, lanes),))
+    """The compiled ``inputs.pack_digits``."""
+    return compiled(_inputs.pack_digits, (SEAT, TEAM, net_type(cell, dtype, lanes), own_array(dtype, 2)))
 
 
 @cached
@@ -120,7 +120,8 @@ def choices_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[...
 @cached
 def dx_digits_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``pack_dx_digits``."""
-    return compiled(_dx.pack_dx_digits, (_of_gradients(dtype, lanes, False)[0], own_array(dtype, 1)))
+    panels, _, _ = _of_gradients(dtype, lanes, False)
+    return compiled(_dx.pack_dx_digits, (SEAT, TEAM, panels, own_array(dtype, 1), own_array(dtype, 2)))
 
 
 @cached
@@ -137,7 +138,8 @@ def _of_gradients(dtype: np.dtype[Any], lanes: type[isa.Lanes], chosen: bool) ->
     weights = types.Array(from_dtype(dtype), 1, "C", readonly=True)
     panels = named(_gradients.Panels, weights, typeof(lanes()), *[types.int64] * 7, types.boolean, own_array(dtype, 1))
     work, sums, slabs = (own_array(dtype, n) for n in (2, 3, 4))
-    totals = named(_gradients.Totals, sums, sums, sums, work, sums if chosen else types.none)
+    of_choices = (sums, own_array(np.int64, 2)) if chosen else (types.none,) * 2
+    totals = named(_gradients.Totals, sums, sums, sums, work, *of_choices)
     rooms = named(_gradients.Work, own_array(np.int64, 3), sums, slabs, slabs, work, own_array(dtype, 1), sums, sums)
     return panels, totals, rooms
 

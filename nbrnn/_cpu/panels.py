@@ -14,7 +14,7 @@ from llvmlite import ir
 from .._kernel import kernel
 from . import tiles
 from .emit import Int, Ptr, Vec, truth
-from .ends import first_lanes, load_first
+from .ends import first_lanes, load_first, store_first
 from .rows import primitive
 
 #: Vectors in a row of a panel: the last panel may have fewer.
@@ -99,13 +99,28 @@ def copy_panel(e, room, to, source, stride, depth, width, vectors):
     e.each((1 - whole) * depth, part)
 
 
+@primitive
+def put_rows(e, room, to, stride, source, depth, width, vectors):
+    """``to[k * stride + j] = source[k][j]``, likewise."""
+    to, source, whole = e.ptr(to), e.ptr(source), width // e.W
+    mask = first_lanes(e, width % e.W)
+
+    def row(k: Int) -> None:
+        out, at = to + k * stride, source + k * (vectors * e.W)
+        e.each(whole, lambda v: (out + v * e.W).store((at + v * e.W).load()))
+        rest = whole * e.W
+        e.each((width % e.W).at_most(1), lambda _: store_first(out + rest, (at + rest).load(), mask))
+
+    e.each(depth, row)
+
+
 def times_panel(vectors: int) -> Any:
     """The primitive for panels with so many vectors in a row:
 
-    c[r * c_row + v] = start[r * start_row + v] + sum over k of a[r * a_row + k * a_step] * panel[k][v], for r < n.
+    c[r * c_row + v] = start[r * start_row + v] + sum over k of a[r * a_row + k] * panel[k][v], for r < n.
     """
 
-    def times(e, room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row):
+    def times(e, room, n, a, a_row, depth, panel, start, start_row, c, c_row):
         a, panel, start, c = map(e.ptr, (a, panel, start, c))
 
         def tile(first: Int, size: int) -> None:
@@ -113,9 +128,9 @@ def times_panel(vectors: int) -> Any:
             begin = [start + (first + r) * start_row for r in range(size)]
 
             def body(k: Int, *sums: Vec) -> list[Vec]:
-                at, step = panel + k * (vectors * e.W), k * a_step
+                at = panel + k * (vectors * e.W)
                 weights = [at.load(v * e.W) for v in range(vectors)]
-                broadcasts = [row.broadcast(step) for row in rows]
+                broadcasts = [row.broadcast(k) for row in rows]
                 return [e.fma(broadcasts[q // vectors], weights[q % vectors], s) for q, s in enumerate(sums)]
 
             sums = [p.load(v * e.W) for p in begin for v in range(vectors)]
@@ -158,14 +173,14 @@ def add_columns(e, room, count, a, a_row, n, total, rest):
 
 
 @kernel(inline=True)
-def times(room, vectors, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row):
+def times(room, vectors, n, a, a_row, depth, panel, start, start_row, c, c_row):
     """See ``times_panel``."""
     if vectors == NV:
-        times_whole(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+        times_whole(room, n, a, a_row, depth, panel, start, start_row, c, c_row)
     elif vectors == 2:
-        times_two(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+        times_two(room, n, a, a_row, depth, panel, start, start_row, c, c_row)
     else:
-        times_one(room, n, a, a_row, a_step, depth, panel, start, start_row, c, c_row)
+        times_one(room, n, a, a_row, depth, panel, start, start_row, c, c_row)
 
 
 @kernel(inline=True)

@@ -63,12 +63,12 @@ class Unit:
 Put = Callable[[Ptr, Int, Int, Int, Int], None]
 
 
-def squares(e: Emit, rows: Int, vectors: Int, blocks: Int, a: Ptr, b: Ptr, put: Put, later: Put | None = None) -> None:
+def squares(e: Emit, rows: Int, vectors: Int, blocks: Int, a: Ptr, b: Ptr, put: Put) -> None:
     """A B for so many rows of A, with room for 32 more, so many vectors (2 at least) of B and blocks of both.
 
     ``put(sums, m, k, first, last)``: rows [first, last) of a square of sums that begins at row m and vector k are at
     ``sums``, 32 numbers each.  That is done while the unit multiplies for the next square: it takes long enough, and
-    vectors have nothing else to do.  ``later``: what to fetch meanwhile for this one's turn.
+    vectors have nothing else to do.
     """
     unit, step, width = Unit(e), tile(e, blocks), 2 * e.W
     room, other = stack(e, 4 * SIDE * SIDE), stack(e, 4 * SIDE * SIDE)
@@ -96,8 +96,6 @@ def squares(e: Emit, rows: Int, vectors: Int, blocks: Int, a: Ptr, b: Ptr, put: 
                         bring(6 + s, right[s], db)
                         unit.add_product(2 * p + s, 4 + p, 6 + s)
             put(sums, m_before, k_before, part(q, count), part(q + 1, count))
-            if later is not None:
-                later(sums, first, k, part(q, mine), part(q + 1, mine))
 
         def part(q: Int, n: Int) -> Int:
             return Int(e, e.b.udiv((q * n).x, blocks.x))
@@ -150,16 +148,7 @@ def outer(
 
         e.each(last - first, row)
 
-    def fetch(_: Ptr, m: Int, k: Int, first: Int, last: Int) -> None:
-        def row(i: Int) -> None:
-            out = c + ((m + first + i) * c_stride + k * e.W)
-            for p in (out, out + rest):
-                for s in range(2):
-                    (p + s * e.W).expect(to_write=True)
-
-        e.each(last - first, row)
-
-    squares(e, vectors * SIDE, beside, blocks_of(count), a, b, add, fetch)
+    squares(e, vectors * SIDE, beside, blocks_of(count), a, b, add)
 
 
 def product(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._memory import aligned_zeros, fresh
+from .._memory import aligned, aligned_zeros, fresh
 from .._nets import net_class
-from . import cost, isa, workers
+from . import cost, digits, isa, workers
 from . import dropout as _dropout
 from .chosen import Chosen
 from .form import MOVERS, Form, Packed, Sums
@@ -72,9 +72,9 @@ class Unit:
         packed, form = self.form.take(way), self.form
         _move(packed.table, self._parameters, packed.buffer[: packed.moved], packed.rooms)
         if way == "forward" and form.by_digits:
-            digits_kernel(form.cell, form.dtype, form.lanes)(packed.given)
+            _split(digits_kernel(form.cell, form.dtype, form.lanes), form, packed.given)
         if way == "back" and form.dx_by_digits:
-            dx_digits_kernel(form.dtype, form.lanes)(packed.given[1], packed.given[1].digits)
+            _split(dx_digits_kernel(form.dtype, form.lanes), form, packed.given[1], packed.given[1].digits)
         self._packed.append((way, packed))
         return packed.given
 
@@ -176,6 +176,13 @@ def _move(table: Array, source: Array, to: Array, rooms: Array) -> None:
         move_kernel(to.dtype)(table, source, to, rooms)
     else:
         move_kernel(to.dtype, True)(CALLER, team, table, source, to, rooms)
+
+
+def _split(kernel: Any, form: Form, *given: Any) -> None:
+    """See ``inputs.pack_digits``, ``dx.pack_dx_digits``."""
+    size = len(form.cell.gates) * form.H * digits.numbers_of(form.I) * form.dtype.itemsize
+    team = workers.team_of_moves(size, MOVERS)
+    kernel(CALLER, team, *given, aligned((MOVERS, form.sizes.W), form.dtype))
 
 
 def _inputs(x: Array | Chosen) -> tuple[Array, NDArray[np.int64] | None]:

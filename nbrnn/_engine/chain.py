@@ -105,11 +105,11 @@ class RoomBack:
 
     def __init__(self, units: list[Unit], steps: int, size: int, choices: int) -> None:
         forms = [u.form for u in units]
-        self.choices = forms[0].sums_of_choices(choices)
+        self.choices, self.firsts = forms[0].sums_of_choices(choices)
         self.work = [(f.backward_workspace(size), f.gradients_workspace()) for f in forms]
         self.between = [aligned((steps, size, f.I), f.dtype) for f in forms[1:]]
         arrays = [a for work in self.work for part in work for a in part]
-        self.size = sum(a.nbytes for a in [self.choices, *self.between, *arrays])
+        self.size = sum(a.nbytes for a in [self.choices, self.firsts, *self.between, *arrays])
 
 
 class Chain:
@@ -242,7 +242,7 @@ class Chain:
         back = self.rooms.take(key, lambda: RoomBack(self.units, most, size, _choices(x)))
         if isinstance(x, Chosen):
             back.choices.fill(0)
-            totals = [totals[0]._replace(chosen=back.choices), *totals[1:]]
+            totals = [totals[0]._replace(chosen=back.choices, firsts=back.firsts), *totals[1:]]
         works, between, masks = back.work, back.between, self.masks(way)
         again = None
         if way.checkpoint is not None:
