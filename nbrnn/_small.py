@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._axes import Axes
-from ._cpu import cost, isa
+from ._cpu import cost
 from ._cpu.form import Form, Sums
 from ._cpu.loops import backward_kernel, forward_kernel, gradients_kernel
 from ._cpu.team import CALLER
@@ -162,7 +162,7 @@ def _shape(axes: Axes, stack: Stack, x: Array) -> Shape | None:
 
 
 def _make_ready(form: Form, shape: Shape) -> Ready:
-    run = forward_kernel(form.cell, form.dtype, form.lanes, False)
+    run = forward_kernel(form.cell, form.dtype, form.forward_lanes, False)
     return Ready(shape, run, (form.no_masks, None, *form.forward_workspace(shape.size)))
 
 
@@ -175,10 +175,10 @@ def _make_ready_to_train(form: Form, shape: Shape) -> ReadyToTrain | None:
     saved = aligned((steps * size, form.saved_width), form.dtype)
     return ReadyToTrain(
         shape,
-        forward_kernel(form.cell, form.dtype, form.lanes, True),
+        forward_kernel(form.cell, form.dtype, form.forward_lanes, True),
         (form.no_masks, saved, *form.forward_workspace(size)),
         saved,
-        backward_kernel(form.cell, form.dtype, isa.vectors(form.lanes)),
+        backward_kernel(form.cell, form.dtype, form.back_lanes),
         form.backward_workspace(size),
         gradients_kernel(form.dtype, form.lanes),
         form.gradients_workspace(),

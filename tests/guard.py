@@ -166,7 +166,17 @@ def guard_package(guarded):
                     replace(module, function, replacement)
             if name not in ("nbrnn._params", "nbrnn._cpu.dropout") and getattr(module, "np", None) is np:
                 replace(module, "np", guarded)
-    kernels = ("forward", "backward", "gradients", "dropout", "sum_choices", "choices", "digits", "dx_digits")
+    kernels = (
+        "forward",
+        "backward",
+        "gradients",
+        "dropout",
+        "sum_choices",
+        "choices",
+        "digits",
+        "dx_digits",
+        "bytes_back",
+    )
     for name in (f"{which}_kernel" for which in kernels):
         replace(unit, name, guarded.watch(getattr(unit, name)))
     replace(jit, "entry", guarded.watch(jit.entry))
@@ -224,6 +234,10 @@ def shapes(quick, few=False, unit=False):
             (160, 67, 33),
         ]
         yield from [(161, 255, 5), (255, 256, 13), (257, 257, 3), (128, 64, 200), (130, 70, 700)][:: 3 if quick else 1]
+        # Blocks of 64 numbers of h, groups of 16 rows, fewer than the unit takes, and more than are brought into bytes.
+        yield from [(2, 191, 1), (3, 192, 3), (5, 193, 4), (1, 257, 15), (7, 256, 17), (4, 200, 131)][
+            :: 3 if quick else 1
+        ]
 
 
 def taken(kind, dtype, width):

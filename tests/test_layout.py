@@ -53,8 +53,9 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
-        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "packing",
-        "steps", "schedule", "activation", "dropout", "panels", "digits", "squares", "inputs", "dx", "slabs",
+        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "panels",
+        "digits", "squares", "whole", "packing", "whole_weights", "whole_step",
+        "steps", "schedule", "activation", "dropout", "inputs", "dx", "slabs",
         "forward", "backward", "gradients", "single", "form", "dense",
         "loops", "chosen", "pieces", "unit", "linear",
     ],

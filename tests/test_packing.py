@@ -92,7 +92,7 @@ def test_each_weight_stands_where_kernels_look_for_it(kind, width):
         forward.append(projection)
         carry.append(projected)
     net, (net_back, panels) = unit.net, unit.nets_back
-    for buffer, parts in ((net.w, forward), (net_back.w, carry), (panels.w, [dx])):
+    for buffer, parts in ((net.w, forward), (net_back.w, [*carry, dx]), (panels.w, [dx])):
         np.testing.assert_array_equal(buffer, np.concatenate([p.ravel() for p in parts]).astype(np.float32))
 
 

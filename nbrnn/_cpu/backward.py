@@ -5,12 +5,12 @@ from __future__ import annotations
 from .._kernel import kernel
 from .rows import add_product_padded, add_row, address, row_address, zero_padded, zero_row
 from .schedule import among, cut, gather, own, running, scatter
-from .steps import carry, cell_backward, columns_back, is_projected, unproject
+from .steps import carry, cell_backward, columns_back, in_bytes, is_projected, unproject
 from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
 @kernel
-def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_work):
+def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_work, rows_work):
     """Take the steps of ``forward`` back, from the last one run to the first.
 
     Parameters
@@ -25,6 +25,7 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
     saved : (rows, slots * Hp)
         What ``forward`` kept; its first S slots become the gradients of the sums.
     h_work, c_work, m_work : workspaces (B, Kp), (B, E * Hp), (B, Mp), of zeros
+    rows_work : workspace (members, ...) for ``carry`` on a matrix unit
     """
     if seat.members == LATER:
         lay_down(seat.desk)
@@ -38,7 +39,11 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
     h_row, c_row = h_work.shape[1] * item, c_work.shape[1] * item
 
     group, groups, place, size = seats(seat, team.abreast)
-    if group == groups:
+    own_rows = address(h_work)
+    if in_bytes(net):
+        groups = min(groups, len(rows_work) // size)
+        own_rows = address(rows_work) + seat.member * rows_work.strides[0]
+    if group >= groups:
         return  # one member too many: the others do all
     friends, times = group * size, nought()
     when = among(when, steps, group, groups)
@@ -81,7 +86,7 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
             empty = at_h if is_projected(net) else at_h + apart
             for i in range(n):
                 zero_padded(net, empty + i * h_row + mine.h * item, mine.h_count)
-        carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h + apart)
+        carry(net, mine.h, mine.h_count, s & 1, n, at_saved, at_h + apart, own_rows)
         if masked:
             for i in range(n):
                 row_h, mask = at_h + i * h_row + mine.h * item, at_mask + when.order[when.first + i] * h_row

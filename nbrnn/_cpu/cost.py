@@ -22,7 +22,10 @@ from . import isa
 from .isa import BITS, V128, V256, V512, Lanes
 
 #: Multiply-adds a second in one thread, in vectors; about two thirds of what processors of 2.5 GHz do at best.
-VECTORS_A_SECOND = {isa.AMX: 4e9, V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
+VECTORS_A_SECOND = {isa.AMX: 4e9, isa.AMX8: 4e9, V512: 4e9, V256: 4e9, V128: 4e9, isa.Scalar: 1.5e9}
+
+#: So many times as fast a matrix unit is, if there are so many rows; and bytes of a number that steps multiply by.
+UNIT, ROWS_OF_UNIT_STEP, BYTES_OF_UNIT = 2, 4, 3
 
 #: Bytes a second that a thread reads from its own caches, and from the shared one; and how much its own caches hold.
 OWN_CACHE, SHARED_CACHE, OWN_SIZE = 100e9, 25e9, 1.2e6
@@ -91,8 +94,11 @@ def step_seconds(work: Work, rows: int, abreast: int) -> float:
     W = max(1, BITS[work.lanes] // (8 * work.item))
     ahead = FEW_ROWS - 1 if rows < FEW_ROWS else 0
     numbers = (work.numbers - work.inputs * ahead / FEW_ROWS) / abreast
-    size = numbers * work.item
+    unit = work.lanes is isa.AMX8
+    size = numbers * (BYTES_OF_UNIT if unit else work.item)
     products = rows * numbers / W / VECTORS_A_SECOND[work.lanes]
+    if unit and rows >= ROWS_OF_UNIT_STEP:
+        products /= UNIT
     reading = min(size, OWN_SIZE) / OWN_CACHE + max(size - OWN_SIZE, 0) / SHARED_CACHE
     activations = rows * work.units / abreast / W * ACTIVATION
     theirs = rows * work.outputs * work.item * (abreast - 1) / abreast

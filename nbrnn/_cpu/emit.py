@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 
 from . import exponential
-from .isa import AMX, BITS, HAS_FMA, V512, Lanes
+from .isa import AMX, AMX8, BITS, HAS_FMA, V512, Lanes
 
 I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
@@ -42,9 +42,11 @@ class Emit:
         self.bits = dtype.bitwidth
         self.size = self.bits // 8
         self.W = max(1, BITS[lanes] // self.bits)
-        self.lanes = V512 if lanes is AMX else lanes
+        self.lanes = V512 if lanes in (AMX, AMX8) else lanes
         #: Whether there is a matrix unit beside.
-        self.unit = lanes is AMX and self.bits == 32
+        self.unit = lanes in (AMX, AMX8) and self.bits == 32
+        #: And whether steps use it.
+        self.in_bytes = lanes is AMX8 and self.bits == 32
         self.scalar_type = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.bits_type = self._wide(ir.IntType(self.bits))
         self.type = self._wide(self.scalar_type)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._memory import aligned, aligned_zeros
 from .._nets import net_class
-from . import cost, digits, dx, gradients, inputs, isa, packing, slabs, workers
+from . import cost, digits, dx, gradients, inputs, isa, packing, slabs, whole, whole_step, workers
 from .moves import Order, Shapes, views
 from .team import MOST
 from .tiles import NV
@@ -65,6 +65,10 @@ class Form:
         #: Whether dx may come by digits, and what inputs add.
         self.dx_by_digits = self.lanes is isa.AMX and dx.digits_wanted(self.I, self.H, len(cell.gates))
         self.by_digits = self.lanes is isa.AMX and inputs.digits_wanted(self.I, len(cell.gates) * self.H)
+        #: Whether h is multiplied in whole numbers, and what loops over time are compiled for.
+        self.in_bytes = self.lanes is isa.AMX and whole.wanted(len(cell.gates), self.H, self.K)
+        self.forward_lanes = isa.AMX8 if self.in_bytes else self.lanes
+        self.back_lanes = isa.AMX8 if self.in_bytes else isa.vectors(self.lanes)
         self.count = sum(map(math.prod, weights.values()))
         self.sizes = packing.sizes(cell, packing.vector_numbers(lanes, dtype), self.I, self.H, self.K)
         #: Numbers that ``forward`` keeps of a step of a sequence, when it does.
@@ -94,21 +98,27 @@ class Form:
     def _new_forward(self) -> Packed:
         table, size, room = self._pack_forward
         z, more = self.sizes, 0
+        if self.in_bytes or self.by_digits:
+            more = packing.digits_at(self.cell, z, self.K, self.in_bytes) - size
         if self.by_digits:
             vectors = z.J * len(self.cell.gates) * packing.block_vectors(self.cell)
-            more = packing.digits_at(z) - size + z.W + vectors * z.W * digits.numbers_of(self.I)
+            more += z.W + vectors * z.W * digits.numbers_of(self.I)
         buffer = aligned_zeros((size + more,), self.dtype)
-        return Packed(table, buffer, size, aligned((MOVERS * room,), self.dtype), self._net(buffer, self.lanes))
+        return Packed(table, buffer, size, aligned((MOVERS * room,), self.dtype), self._net(buffer, self.forward_lanes))
 
     def _new_back(self) -> Packed:
         (table, size, room), cell, G = self._pack_back, self.cell, len(self.cell.gates)
-        buffer = aligned_zeros((size,), self.dtype)
-        width = packing.padded(self.I, NV * self.sizes.W)
-        net, panels = np.split(buffer, [size - G * self.H * width])
+        z, more = self.sizes, 0
+        if self.in_bytes:
+            vectors = z.Kp // z.W
+            more = packing.padded(size, z.W) - size + z.W + vectors * whole.column_numbers(G, self.H)
+        buffer = aligned_zeros((size + more,), self.dtype)
+        width = packing.padded(self.I, NV * z.W)
+        panels = buffer[size - G * self.H * width : size]
         sizes = (self.I, self.H, self.K, G, cell.sums(), cell.slots(), self.sizes.Hp, cell.projected)
-        more = self.sizes.W + width * G * digits.numbers_of(self.H) if self.dx_by_digits else 0
+        more = z.W + width * G * digits.numbers_of(self.H) if self.dx_by_digits else 0
         given = gradients.Panels(packing.readonly(panels), self.lanes(), *sizes, aligned((more,), self.dtype))
-        both = self._net(net, isa.vectors(self.lanes)), given
+        both = self._net(buffer, self.back_lanes), given
         return Packed(table, buffer, size, aligned((MOVERS * room,), self.dtype), both)
 
     def _net(self, buffer: Array, lanes: type[isa.Lanes]) -> Any:
@@ -133,27 +143,34 @@ class Form:
         """For ``forward``; with so many rows that x is chosen from."""
         z, sums = self.sizes, self.cell.sums() * self.sizes.Hp
         item, work = self.dtype.itemsize, self.work_forward
-        if self.by_digits:
+        if self.in_bytes or self.by_digits:
             ahead = choices or cost.rows_of_digits(batch, sums * item, workers.most(MOST))
         else:
             ahead = choices or cost.rows_ahead(batch, self.I, work.numbers * item, sums * item)
-        members = workers.most(min(MOST, batch * z.J)) if self.by_digits else 0
+        members = workers.most(min(MOST, batch * z.J)) if self.in_bytes or self.by_digits else 0
+        of_rows = whole_step.room_size(1, self.K, batch) if self.in_bytes else 0
+        of_inputs = inputs.room_size(self.I, ahead) if self.by_digits else 0
         return (
             aligned_zeros((2, batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Hp if self.cell.projected else 0), self.dtype),
+            aligned_zeros((members, of_rows), self.dtype),
             aligned((2, workers.most(self.sizes.J), max(batch, ahead)), np.int64),
             aligned((ahead, sums), self.dtype),
-            aligned((members, inputs.room_size(self.I, ahead) if members > 0 else 0), self.dtype),
+            aligned((members, of_inputs), self.dtype),
         )
 
     def backward_workspace(self, batch: int) -> tuple[Array, ...]:
         """For ``backward``."""
-        z = self.sizes
+        z, members = self.sizes, 0
+        if self.in_bytes:
+            members = workers.most(min(MOST, batch * (z.Kp // (NV * z.W))))
+        each = whole_step.room_size(len(self.cell.gates), self.H, batch) if members > 0 else 0
         return (
             aligned_zeros((batch, z.Kp), self.dtype),
             aligned_zeros((batch, self.E * z.Hp), self.dtype),
             aligned_zeros((batch, z.Mp if self.cell.projected else 0), self.dtype),
+            aligned_zeros((members, each), self.dtype),
         )
 
     def gradients_workspace(self) -> Any:
@@ -214,22 +231,22 @@ class Form:
 
     # What there is to do.
 
-    def _work(self, each: int, inputs: int, depth: int) -> cost.Work:
+    def _work(self, each: int, inputs: int, depth: int, lanes: type[isa.Lanes]) -> cost.Work:
         rows = len(self.cell.gates) * self.H
         units = rows + self.E * self.H
-        return cost.Work(rows * each, rows * inputs, self.K, units, depth, self.dtype.itemsize, self.lanes)
+        return cost.Work(rows * each, rows * inputs, self.K, units, depth, self.dtype.itemsize, lanes)
 
     @functools.cached_property
     def work_forward(self) -> cost.Work:
-        return self._work(self.I + self.K, self.I, self.sizes.J)
+        return self._work(self.I + self.K, self.I, self.sizes.J, self.forward_lanes)
 
     @functools.cached_property
     def work_back(self) -> cost.Work:
-        return self._work(self.K, 0, self.sizes.Kp // (NV * self.sizes.W))
+        return self._work(self.K, 0, self.sizes.Kp // (NV * self.sizes.W), self.back_lanes)
 
     @functools.cached_property
     def work_of_gradients(self) -> cost.Work:
-        return self._work(2 * (self.I + self.K), 0, 1)
+        return self._work(2 * (self.I + self.K), 0, 1, self.lanes)
 
     def most_for_gradients(self) -> int:
         """Threads that would share the gradients of the weights."""

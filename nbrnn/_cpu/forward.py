@@ -6,7 +6,7 @@ from .._kernel import kernel
 from .inputs import sum_rows, takes_digits
 from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
-from .steps import biases, columns_of_step, is_projected, layout, project, step
+from .steps import biases, columns_of_step, in_bytes, is_projected, layout, project, step
 from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
@@ -54,7 +54,9 @@ def fill(when, x, s, rooms, running_now, table):
 
 
 @kernel
-def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_work, m_work, tables, ahead, digits):
+def forward(
+    seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_work, m_work, rows_work, tables, ahead, digits
+):
     """Run a stretch of time of one layer and direction.
 
     Parameters
@@ -75,8 +77,8 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
         such products, beside ``h_work``.  Of size 0: h enters as it is.
     saved : (rows, slots * Hp) or None
         One row for each step of each sequence, in the order they are run.
-    h_work, c_work, m_work, tables : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), and (2, members abreast, rows) for
-        addresses, with as many rows as B and ``ahead`` have
+    h_work, c_work, m_work, rows_work, tables : workspaces (2, B, Kp), (B, E * Hp), (B, Hp), (members, ...) for ``step``
+        on a matrix unit, and (2, members abreast, rows) for addresses, with as many rows as B and ``ahead`` have
     ahead : workspace (rows, S * Hp)
         Room for what the inputs of several steps add to the sums, to be computed at once, if a member's sequences
         fit in its part of it; else each step computes its own.  Or what ``sum_choices`` has left.
@@ -97,6 +99,8 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     group, groups, place, size = seats(seat, min(team.abreast, tables.shape[1]))
     if by_digits:
         groups = min(groups, len(digits) // size)
+    if in_bytes(net):
+        groups = min(groups, len(rows_work) // size)
     if group >= groups:
         return  # one member too many: the others do all
     friends, times = group * size, nought()
@@ -112,7 +116,10 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
     rooms, most, own_digits = ahead.shape[0] // groups, when.last - when.first, ahead[:0].reshape(-1)
     if by_digits:
         own_digits = digits[seat.member]
-    if index is not None or (not by_digits and (steps == 1 or rooms < most)):
+    own_rows = address(h_work)
+    if in_bytes(net):
+        own_rows = address(rows_work) + seat.member * rows_work.strides[0]
+    if index is not None or (not (by_digits or in_bytes(net)) and (steps == 1 or rooms < most)):
         rooms = 0
     # Rows that a step takes at a time: as many as there is room for what their inputs add.
     few = most if rooms == 0 else min(rooms, most)
@@ -173,7 +180,8 @@ def forward(seat, team, net, when, x, index, y, h, c, masks, saved, h_work, c_wo
                 done += now_rows
             old, new = here + at * h_row, there + at * h_row
             state = (old, old + apart, new, at_c + at * c_row, at_m + at * m_row)
-            step(net, *units, s & 1, now_rows, *rows, inputs, *state, row_address(saved, kept + when.first + at))
+            to = row_address(saved, kept + when.first + at)
+            step(net, *units, s & 1, now_rows, *rows, inputs, *state, to, own_rows)
             at += few
             if at >= n:
                 break

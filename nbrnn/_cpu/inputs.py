@@ -16,6 +16,7 @@ from .packing import block_vectors, digits_at, known
 from .rows import NetView, address, emitter, primitive
 from .team import assemble, offer, part_ways
 from .tiles import Turn, accumulate, each_in_turn, each_tile, next_panel, tile_rows
+from .whole_weights import note_hidden, split_hidden
 
 #: With fewer inputs, or fewer sums of them, there is too little for a matrix unit to do.
 LEAST_INPUTS, LEAST_OUTPUTS = 128, 256
@@ -80,7 +81,7 @@ def split_inputs(e, net, member, members, found):
         return
     cell, z = known(e, net)
     vectors, blocks = len(cell.gates) * block_vectors(cell), digits.blocks_of(net.I)
-    to, last, width = net.w + digits_at(z) + e.W, net.I - 1, vectors * e.W
+    to, last, width = net.w + digits_at(cell, z, net.K, e.in_bytes) + e.W, net.I - 1, vectors * e.W
     misfits, (begin, end) = e.ptr(found), digits.part(e, z.J, member, members)
 
     def panel(q: Int, *so_far: Any) -> Any:
@@ -98,21 +99,27 @@ def split_inputs(e, net, member, members, found):
 def note_inputs(e, net, found, members):
     """See ``digits.note_misfits``."""
     if e.unit:
-        digits.note_misfits(e, e.ptr(found), members, net.w + digits_at(known(e, net)[1]))
+        cell, z = known(e, net)
+        digits.note_misfits(e, e.ptr(found), members, net.w + digits_at(cell, z, net.K, e.in_bytes))
 
 
 @kernel
-def pack_digits(seat, team, net, found):
-    """Write the digits of W_ih behind it.
+def pack_digits(seat, team, net, by_digits, found):
+    """Write the bytes of W_hh behind the weights, and the digits of W_ih, if those are wanted.
 
-    ``found``: (members, W), what each has found.
+    ``found``: (2, members, W), what each has found of both.
     """
     if seat.members == 0:
         seat = assemble(team, offer())
-    split_inputs(net, seat.member, seat.members, address(found) + seat.member * found.strides[0])
+    mine = address(found) + seat.member * found.strides[1]
+    split_hidden(net, seat.member, seat.members, mine)
+    if by_digits:
+        split_inputs(net, seat.member, seat.members, mine + found.strides[0])
     part_ways(seat)
     if seat.member == 0:
-        note_inputs(net, address(found), seat.members)
+        note_hidden(net, address(found), seat.members)
+        if by_digits:
+            note_inputs(net, address(found) + found.strides[0], seat.members)
 
 
 @primitive
@@ -132,7 +139,7 @@ def sum_digits(e, net, first, count, n, xs, to, stride, room):
         """Of a vector of gates, among those of sums."""
         return (k // G * S + k % G) * e.W
 
-    weights = net.w + (digits_at(z) + e.W) + digits.tile(e, begin * G * blocks)
+    weights = net.w + (digits_at(cell, z, net.K, e.in_bytes) + e.W) + digits.tile(e, begin * G * blocks)
     some = count // z.U
     squares.product(
         e, n, blocks, a, back, some * G, weights,
@@ -174,7 +181,7 @@ def takes_digits(typingctx, net):
             result = builder.alloca(ir.IntType(1))
         builder.store(false, result)
         with builder.if_then(wanted):
-            found = (view.w + digits_at(z)).load()
+            found = (view.w + digits_at(cell, z, view.K, e.in_bytes)).load()
             finite = builder.fcmp_ordered("==", found.x, found.x)
             all_lanes = e.intrinsic(f"llvm.vector.reduce.and.v{e.W}i1", ir.IntType(1), [finite])
             builder.store(all_lanes, result)

@@ -39,7 +39,11 @@ class AMX(NamedTuple):
     """Vectors of 512 bits, and a unit that multiplies matrices of bfloat16 and sums in float32 (see ``digits``)."""
 
 
-Lanes = V512 | V256 | V128 | Scalar | AMX
+class AMX8(NamedTuple):
+    """The same for loops over time that use the unit too: it multiplies bytes there (see ``whole``)."""
+
+
+Lanes = V512 | V256 | V128 | Scalar | AMX | AMX8
 
 #: By name.
 WIDTHS: dict[str, type[Lanes]] = {"512": V512, "256": V256, "128": V128, "scalar": Scalar}
@@ -48,7 +52,7 @@ WIDTHS: dict[str, type[Lanes]] = {"512": V512, "256": V256, "128": V128, "scalar
 NAMES: dict[str, type[Lanes]] = {"amx": AMX, **WIDTHS}
 
 #: Bits of a vector; 0 stands for one number, whatever its size.
-BITS: dict[type[Lanes], int] = {V512: 512, V256: 256, V128: 128, Scalar: 0, AMX: 512}
+BITS: dict[type[Lanes], int] = {V512: 512, V256: 256, V128: 128, Scalar: 0, AMX: 512, AMX8: 512}
 
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 
@@ -150,7 +154,7 @@ def vectors(lanes: type[Lanes]) -> type[Lanes]:
 
 def accumulators(lanes: type[Lanes]) -> int:
     """How many vector registers a tile may fill with sums: what remains holds weights and broadcasts."""
-    if lanes in (V512, AMX) or (lanes is V128 and _ARM):
+    if lanes in (V512, AMX, AMX8) or (lanes is V128 and _ARM):
         return 24
     # Three rows of four or six of two; without fused multiply-add a product needs a register too.
     return 12 if lanes is V256 else 8

@@ -18,6 +18,7 @@ from . import forward as _forward
 from . import gradients as _gradients
 from . import inputs as _inputs
 from . import isa
+from . import whole_weights as _whole_weights
 from .moves import move, move_together
 from .schedule import When
 from .team import Seat, Team, side_by_side
@@ -71,6 +72,7 @@ def forward_kernel(
             own_array(dtype, 3),
             work,
             work,
+            work,
             own_array(np.int64, 3),
             work,
             work,
@@ -81,7 +83,8 @@ def forward_kernel(
 @cached
 def digits_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
     """The compiled ``inputs.pack_digits``."""
-    return compiled(_inputs.pack_digits, (SEAT, TEAM, net_type(cell, dtype, lanes), own_array(dtype, 2)))
+    given = (net_type(cell, dtype, lanes), types.boolean, own_array(dtype, 3))
+    return compiled(_inputs.pack_digits, (SEAT, TEAM, *given))
 
 
 @cached
@@ -96,7 +99,7 @@ def backward_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lane
     """The compiled ``backward``."""
     state, masks, work = any_array(dtype, 2, False), own_array(dtype, 3), own_array(dtype, 2)
     dy, net = any_array(dtype, 3), net_type(cell, dtype, lanes)
-    return compiled(_backward.backward, (SEAT, TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work))
+    return compiled(_backward.backward, (SEAT, TEAM, net, _WHEN, dy, state, state, masks, work, work, work, work, work))
 
 
 @cached
@@ -122,6 +125,12 @@ def dx_digits_kernel(dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[.
     """The compiled ``pack_dx_digits``."""
     panels, _, _ = _of_gradients(dtype, lanes, False)
     return compiled(_dx.pack_dx_digits, (SEAT, TEAM, panels, own_array(dtype, 1), own_array(dtype, 2)))
+
+
+@cached
+def bytes_back_kernel(cell: type[Cell], dtype: np.dtype[Any], lanes: type[isa.Lanes]) -> Callable[..., None]:
+    """The compiled ``whole_weights.pack_back``."""
+    return compiled(_whole_weights.pack_back, (SEAT, TEAM, net_type(cell, dtype, lanes), own_array(dtype, 2)))
 
 
 @cached

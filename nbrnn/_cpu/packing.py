@@ -2,13 +2,13 @@
 
 The step wants, for a *block* of U hidden units (U is one or two vectors), all gates of those units at once:
 
-    forward buffer:  bias [J][S][U] | from x [J][I][G][U] | from h [J][K][G][U] | projection panels | digits
+    forward buffer:  bias [J][S][U] | from x [J][I][G][U] | from h [J][K][G][U] | projection panels | bytes | digits
 
-with J = ceil(H / U) blocks, G gates, S sums (``Cell``).  Units past H have weights 0; digits of
-"from x" are there for a matrix unit (``inputs``).  Products with a transposed
-matrix, for the way back, are packed as ``tiles.product`` reads them, ``[panels][parts][depth][NV W]``:
+with J = ceil(H / U) blocks, G gates, S sums (``Cell``).  Units past H have weights 0; bytes of
+"from h" (``whole_weights``) and digits of "from x" (``inputs``) are there for a matrix unit.  Products with a
+transposed matrix, for the way back, are packed as ``tiles.product`` reads them, ``[panels][parts][depth][NV W]``:
 
-    backward buffer: W_hh panels | W_hr panels          input buffer: W_ih panels
+    backward buffer: W_hh panels | W_hr panels          input buffer: W_ih panels | bytes of W_hh
 
 All that is noted as assignments (``moves``), from the vector of a layer's and direction's parameters, or to that of
 their gradients.
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .._cells import Cell
 from .._memory import aligned
 from .._nets import cell_of
+from . import whole
 from .isa import BITS, Lanes
 from .moves import Moves, Order, Shapes
 from .tiles import NV
@@ -67,11 +68,25 @@ def known(e: Any, net: Any) -> tuple[type[Cell], Sizes]:
     return cell, sizes(cell, e.W, net.I, net.H, net.K)
 
 
-def digits_at(z: Sizes) -> Any:
-    """Where a forward buffer goes on with the digits of W_ih, if it does: after a vector that says what they are good
-    for.
+def whole_at(z: Sizes) -> Any:
+    """Where a forward buffer for a matrix unit goes on with the bytes of W_hh: after a vector that says what they are
+    good for.
     """
     return padded(z.end, z.W)
+
+
+def digits_at(cell: type[Cell], z: Sizes, K: Any, in_bytes: bool) -> Any:
+    """And where with the digits of W_ih, if it has them, likewise."""
+    if not in_bytes:
+        return whole_at(z)
+    return whole_at(z) + z.W + z.J * (len(cell.gates) * block_vectors(cell)) * whole.column_numbers(1, K)
+
+
+def whole_back_at(cell: type[Cell], z: Sizes, net: Any) -> Any:
+    """The same for the bytes of W_hh in the backward buffer, after the input buffer; ``net`` has I, H and K."""
+    G, panel = len(cell.gates), NV * z.W
+    at = z.Kp * (net.H * G) + padded(net.I, panel) * (net.H * G)
+    return padded(at + z.Mp * net.K if cell.projected else at, z.W)
 
 
 def block_vectors(cell: type[Cell]) -> int:

@@ -55,6 +55,10 @@ class Unit:
     def add_product(self, c: int, a: int, b: int) -> None:
         self._do("tdpbf16ps", _I8(c), _I8(a), _I8(b))
 
+    def add_whole(self, c: int, a: int, b: int) -> None:
+        """Products of bytes, those of A without signs."""
+        self._do("tdpbusd", _I8(c), _I8(a), _I8(b))
+
     def store(self, t: int, at: Ptr, stride: int) -> None:
         """Rows, so many bytes apart."""
         self._do("tilestored64", _I8(t), at.x, I64(stride))

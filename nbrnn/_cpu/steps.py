@@ -19,6 +19,7 @@ dc        [n][E][Hp]           gradient for c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import types
@@ -27,11 +28,12 @@ from numba.extending import intrinsic
 from .._cells import Cell
 from .._kernel import kernel
 from .._nets import cell_of
-from .emit import I64, Int, Ptr, Vec
+from .emit import I64, Emit, Int, Ptr, Vec
 from .packing import Sizes, block_vectors, known
 from .rows import NetView, emitter, primitive, stack
 from .team import share
 from .tiles import NV, Turn, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
+from .whole_step import carry_back, each_row
 
 
 def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
@@ -63,6 +65,16 @@ def layout(typingctx, net):
         return context.make_tuple(builder, signature.return_type, [e.integer(n).x for n in numbers])
 
     return types.UniTuple(types.int64, 8)(net), emit
+
+
+@intrinsic
+def in_bytes(typingctx, net):
+    """Whether steps are computed on a matrix unit: known when code is compiled."""
+
+    def emit(context, builder, signature, arguments):
+        return context.get_constant(types.boolean, emitter(builder, signature.args[0]).in_bytes)
+
+    return types.boolean(net), emit
 
 
 @intrinsic
@@ -98,16 +110,16 @@ def columns_back(net, place, size):
 
 
 @primitive
-def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m, saved):
-    """n rows of one step: sums of a few rows at a time in registers, then activations and the new state.
+def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m, saved, room):
+    """n rows of one step: their sums, then activations and the new state.
 
     Units [first, first + count), whole blocks of them; ``down``: 1 to begin with the last.  The sums start from what
     ``sum_inputs`` has left, with ``inputs`` = 0, or from the biases (``biases``), with ``inputs`` = I.  The result is
-    the same to the bit.
+    the same to the bit.  On a matrix unit, for which ``room`` is, it is always the former.
     """
     cell, z = known(e, net)
-    blocks, G, S, E = block_vectors(cell), len(cell.gates), cell.sums(), cell.extras()
-    xs, starts, h, fed, c, w = e.ptr(xs), e.ptr(starts), e.ptr(h), e.ptr(fed), e.ptr(c), net.w
+    blocks, S, E = block_vectors(cell), cell.sums(), cell.extras()
+    starts, h, fed, c = e.ptr(starts), e.ptr(h), e.ptr(fed), e.ptr(c)
     keep = None if saved is None else e.ptr(saved)
     if not cell.projected:
         out, out_stride = e.ptr(h_new), z.Kp
@@ -116,6 +128,44 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
     else:
         out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
 
+    def activate(j: Int, i: Int, sums: Ptr) -> None:
+        for v in range(blocks):
+            column = j * z.U + v * e.W
+            carried = [c + (i * E + q) * z.Hp + column for q in range(E)]
+            old_h = None if cell.projected else (h + i * z.Kp + column).load()
+            (new_h, *new_c), values = cell.forward(
+                tuple((sums + (q * blocks + v) * e.W).load() for q in range(S)),
+                (old_h, *(p.load() for p in carried)),
+            )
+            (out + i * out_stride + column).store(new_h)
+            for p, value in zip(carried, new_c, strict=True):
+                p.store(value)
+            if keep is not None:
+                for q, value in enumerate(values):
+                    (_slot(keep, cell, z, i, q) + column).store(value)
+
+    if e.in_bytes:
+        each_row(e, net, first, count, down, n, starts, fed, e.ptr(room), activate)
+    else:
+        _each_tile_of_rows(e, net, first, count, down, n, e.ptr(xs), starts, inputs, fed, activate)
+
+
+def _each_tile_of_rows(
+    e: Emit,
+    net: NetView,
+    first: Int,
+    count: Int,
+    down: Int,
+    n: Int,
+    xs: Ptr,
+    starts: Ptr,
+    inputs: Int,
+    fed: Ptr,
+    activate: Callable[[Int, Int, Ptr], None],
+) -> None:
+    """``activate(block, row, sums)`` for all rows and blocks: sums of a few rows at a time in registers."""
+    cell, z = known(e, net)
+    blocks, G, S, w = block_vectors(cell), len(cell.gates), cell.sums(), net.w
     most, *fewer = tile_rows(e.lanes, G * blocks)
     room, split = stack(e, most * S * blocks * e.W), (S - G) * blocks
 
@@ -148,22 +198,6 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
                 for q, value in enumerate(sums[r]):
                     put(r, split + q, value)
             e.each(e.integer(size), lambda r: activate(j, i + r, room + r * (S * blocks * e.W)))
-
-        def activate(j: Int, i: Int, sums: Ptr) -> None:
-            for v in range(blocks):
-                column = j * z.U + v * e.W
-                carried = [c + (i * E + q) * z.Hp + column for q in range(E)]
-                old_h = None if cell.projected else (h + i * z.Kp + column).load()
-                (new_h, *new_c), values = cell.forward(
-                    tuple((sums + (q * blocks + v) * e.W).load() for q in range(S)),
-                    (old_h, *(p.load() for p in carried)),
-                )
-                (out + i * out_stride + column).store(new_h)
-                for p, value in zip(carried, new_c, strict=True):
-                    p.store(value)
-                if keep is not None:
-                    for q, value in enumerate(values):
-                        (_slot(keep, cell, z, i, q) + column).store(value)
 
         each_tile(n, (most, *fewer), tile)
 
@@ -249,13 +283,17 @@ def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
 
 
 @primitive
-def carry(e, net, first, count, down, n, saved, dh):
+def carry(e, net, first, count, down, n, saved, dh, room):
     """dh (+)= gradients of the sums times W_hh: the way back to the h before the step.
 
-    Numbers [first, first + count) of it, whole panels; ``down``: 1 to begin with the last.
+    Numbers [first, first + count) of it, whole panels; ``down``: 1 to begin with the last.  ``room`` is for a matrix
+    unit.
     """
     cell, z = known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
     from_slot = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
     stride, parts, add = z.Hp * cell.slots(), e.integer(gates), not cell.projected
+    if e.in_bytes:
+        carry_back(e, net, first, count, down, n, from_slot, stride, e.ptr(dh), add, e.ptr(room))
+        return
     product(e, n, from_slot, stride, parts, z.Hp, net.H, net.w, first, count, down, e.ptr(dh), z.Kp, add=add)

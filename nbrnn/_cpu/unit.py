@@ -16,6 +16,7 @@ from .chosen import Chosen
 from .form import MOVERS, Form, Packed, Sums
 from .loops import (
     backward_kernel,
+    bytes_back_kernel,
     choices_kernel,
     digits_kernel,
     dropout_kernel,
@@ -71,10 +72,18 @@ class Unit:
     def _pack(self, way: str) -> Any:
         packed, form = self.form.take(way), self.form
         _move(packed.table, self._parameters, packed.buffer[: packed.moved], packed.rooms)
-        if way == "forward" and form.by_digits:
-            _split(digits_kernel(form.cell, form.dtype, form.lanes), form, packed.given)
+        if way == "forward" and (form.in_bytes or form.by_digits):
+            numbers = form.K + (form.by_digits * form.I)
+            found = aligned((2, MOVERS, form.sizes.W), form.dtype)
+            kernel = digits_kernel(form.cell, form.dtype, form.forward_lanes)
+            kernel(CALLER, _team(form, numbers), packed.given, form.by_digits, found)
+        if way == "back" and form.in_bytes:
+            found = aligned((MOVERS, form.sizes.W), form.dtype)
+            kernel = bytes_back_kernel(form.cell, form.dtype, form.back_lanes)
+            kernel(CALLER, _team(form, form.K), packed.given[0], found)
         if way == "back" and form.dx_by_digits:
-            _split(dx_digits_kernel(form.dtype, form.lanes), form, packed.given[1], packed.given[1].digits)
+            panels, found = packed.given[1], aligned((MOVERS, form.sizes.W), form.dtype)
+            dx_digits_kernel(form.dtype, form.lanes)(CALLER, _team(form, form.I), panels, panels.digits, found)
         self._packed.append((way, packed))
         return packed.given
 
@@ -103,8 +112,8 @@ class Unit:
         """See ``_cpu.forward.forward``; x is copied if its inner axis isn't contiguous."""
         form = self.form
         if isinstance(x, Chosen):
-            sum_choices_kernel(form.cell, form.dtype, form.lanes)(self.net, x.table, *workspace[-3:])
-        kernel = forward_kernel(form.cell, form.dtype, form.lanes, saved is not None, isinstance(x, Chosen))
+            sum_choices_kernel(form.cell, form.dtype, form.forward_lanes)(self.net, x.table, *workspace[-3:])
+        kernel = forward_kernel(form.cell, form.dtype, form.forward_lanes, saved is not None, isinstance(x, Chosen))
         x, index = _inputs(x)
         arguments = (self.net, when, x, index, y, h, c, masks, saved, *workspace)
         return start(kernel, form.work_forward, False, 3, arguments)
@@ -121,7 +130,7 @@ class Unit:
     ) -> tuple[Loop, ...]:
         """See ``_cpu.backward.backward``; dy is copied if its inner axis isn't contiguous."""
         form = self.form
-        kernel = backward_kernel(form.cell, form.dtype, isa.vectors(form.lanes))
+        kernel = backward_kernel(form.cell, form.dtype, form.back_lanes)
         arguments = (self.nets_back[0], when, readable(dy), dh, dc, masks, saved, *workspace)
         return start(kernel, form.work_back, True, 1, arguments)
 
@@ -178,11 +187,10 @@ def _move(table: Array, source: Array, to: Array, rooms: Array) -> None:
         move_kernel(to.dtype, True)(CALLER, team, table, source, to, rooms)
 
 
-def _split(kernel: Any, form: Form, *given: Any) -> None:
-    """See ``inputs.pack_digits``, ``dx.pack_dx_digits``."""
-    size = len(form.cell.gates) * form.H * digits.numbers_of(form.I) * form.dtype.itemsize
-    team = workers.team_of_moves(size, MOVERS)
-    kernel(CALLER, team, *given, aligned((MOVERS, form.sizes.W), form.dtype))
+def _team(form: Form, numbers: int) -> Any:
+    """Who brings so many numbers of each row of weights into digits or bytes."""
+    size = len(form.cell.gates) * form.H * digits.numbers_of(numbers) * form.dtype.itemsize
+    return workers.team_of_moves(size, MOVERS)
 
 
 def _inputs(x: Array | Chosen) -> tuple[Array, NDArray[np.int64] | None]:
