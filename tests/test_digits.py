@@ -195,7 +195,7 @@ def test_weights_may_be_brought_into_digits_by_several(members):
             with isa.use("512"):
                 in_vectors = case.train()
             for a, b in ((got[0], in_vectors[0]), (got[3].x, in_vectors[3].x)):
-                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+                assert (np.abs(a - b) <= 2e-5 * np.abs(b).max((0, 1))).all()  # by column: one may be very large
 
 
 def test_very_large_layers_keep_no_digits():

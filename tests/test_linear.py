@@ -228,3 +228,12 @@ print(ran)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 def test_no_matrix_is_read_or_written_past_its_ends():
     assert int(run(GUARDED)) > 500
+
+
+@pytest.mark.parametrize("rows", [3, 300, 3000])
+def test_a_single_column_may_lie_anywhere(rows):
+    """Its numbers may be any distance apart, and what is said to be that of the next in a row means nothing."""
+    rng = np.random.default_rng(0)
+    z, b = rng.normal(size=(rows * 2, 3)), rng.normal(size=(5, 1))
+    for a in (z[::2, 0][:, None], z[:, 1][:, None], z.T[:1].T, z[::-1, 2][:, None]):
+        np.testing.assert_allclose(product(a, b, across=True), a @ b.T, rtol=1e-12, atol=1e-12)

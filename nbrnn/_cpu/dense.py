@@ -96,7 +96,8 @@ def product(seat, team, room, a, b, how, bias, c):
     own = address(room.w) + seat.member * room.size * item
     nothing = own + min(whole_depth, DEPTH) * block * item
     spare = nothing + block * item
-    turned, across = spare + min(rows, ROWS) * block * item, a.strides[1] != item
+    # How far apart the numbers of a row are means nothing if it has one.
+    turned, across = spare + min(rows, ROWS) * block * item, whole_depth > 1 and a.strides[1] != item
     for k in range(0, whole_depth, DEPTH):
         depth = min(DEPTH, whole_depth - k)
         for r in range(begin, end, ROWS):

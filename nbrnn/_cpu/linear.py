@@ -126,7 +126,7 @@ def product(a: Array, b: Array | Packed, bias: Array | None = None, across: bool
 def _multiply(own: Kit, a: Array, b: Array, how: int, bias: Array, c: Array) -> None:
     """See ``dense.product``."""
     (rows, depth), m = a.shape, c.shape[1]
-    size = dense.product_size(rows, depth, own.block, a.strides[1] != a.itemsize)
+    size = dense.product_size(rows, depth, own.block, depth > 1 and a.strides[1] != a.itemsize)
     if rows == 0 or (rows + PACKING) * depth * m < own.speed * cost.WORTH_IT:
         own.product(CALLER, workers.ALONE, own.room(size, 1), a, b, how, bias, c)
         return
