@@ -53,7 +53,7 @@ FLOOR = {name: q for q, names in enumerate(FLOORS) for name in names}
 INSIDE = {
     "_cells": ["ops", "base", "trace", "rnn", "gru", "lstm", "__init__"],
     "_cpu": [
-        "__init__", "isa", "exponential", "emit", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "panels",
+        "__init__", "isa", "exponential", "emit", "subnormal", "cost", "team", "workers", "rows", "ends", "tiles", "moves", "panels",
         "digits", "squares", "whole", "packing", "whole_weights", "whole_step",
         "steps", "schedule", "activation", "dropout", "inputs", "dx", "slabs",
         "forward", "backward", "gradients", "single", "form", "dense",

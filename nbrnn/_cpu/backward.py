@@ -6,6 +6,7 @@ from .._kernel import kernel
 from .rows import add_product_padded, add_row, address, row_address, zero_padded, zero_row
 from .schedule import among, cut, gather, own, running, scatter
 from .steps import carry, cell_backward, columns_back, in_bytes, is_projected, unproject
+from .subnormal import flush, restore
 from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
@@ -46,6 +47,7 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
     if group >= groups:
         return  # one member too many: the others do all
     friends, times = group * size, nought()
+    kept = flush()
     when = among(when, steps, group, groups)
     mine = columns_back(net, place, size)
 
@@ -101,5 +103,6 @@ def backward(seat, team, net, when, dy, dh, dc, masks, saved, h_work, c_work, m_
     if place == 0:
         scatter(net, when, h_work, K, dh)
         scatter(net, when, c_work, H, dc)
+    restore(kept)
     if called:
         part_ways(seat)

@@ -15,6 +15,7 @@ from .emit import Int, Vec
 from .rows import address, multiply_slabs, primitive, spread_row
 from .schedule import cut, first_step, running
 from .slabs import GROUP, add_group, fit_for_digits, gather_group
+from .subnormal import flush, restore
 from .team import assemble, nought, offer, part_ways, share
 
 
@@ -225,7 +226,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, 
     """
     if seat.members == 0:
         seat = assemble(team, offer())
-    steps = y.shape[0]
+    steps, kept = y.shape[0], flush()
     item, stride = saved.itemsize, saved.strides[0]
     q = seat.member
     of_unit = rooms.digits[q], rooms.limits[q]
@@ -261,6 +262,7 @@ def gradients(seat, team, panels, when, begin, end, row, x, index, y, h, masks, 
                 filled, begun = nought(), True
             if s == end:
                 break
+    restore(kept)
     part_ways(seat)
 
 

@@ -13,6 +13,7 @@ from numba import from_dtype, types
 from numpy.typing import NDArray
 
 from .. import _check
+from .._cpu.subnormal import flushed
 from .._cuda.array import DeviceArray
 from .._cuda.pointwise import updated
 from .._kernel import cached, compiled
@@ -28,7 +29,8 @@ def _compiled(loop: Any, dtype: np.dtype[Any], present: tuple[bool, ...], number
     """A loop of ``_loops.update`` for parameters of that dtype: p, g, vectors (or None), numbers."""
     number = from_dtype(dtype)
     vector, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
-    return compiled(loop, (vector, read, *[vector if there else types.none for there in present], *[number] * numbers))
+    own = [vector if there else types.none for there in present]
+    return flushed(compiled(loop, (vector, read, *own, *[number] * numbers)))
 
 
 class Optimizer:
