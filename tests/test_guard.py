@@ -29,7 +29,8 @@ MUTANTS = {
     "a row copied one number too far": ("rows", "e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))",
                                         "e.each(n % e.W + 1, lambda k: (rest_to + k).put_number((rest + k).number()))"),
     "one input too many in a sum": ("tiles", "else e.loop(count, flat, body)", "else e.loop(count + 1, flat, body)"),
-    "one block of units too many": ("steps", "count // z.U, down, block)", "count // z.U + 1, down, block)"),
+    "one block of units too many": ("steps", "e.each(number - done, ", "e.each(number - done + 1, "),
+    "one pair of blocks too many": ("steps", "pairs = number // PAIR", "pairs = (number + 1) // PAIR"),
     "one vector too many of dy": ("rows", "(to + b * e.W).load() + (source + b * e.W).load()",
                                   "(to + b * e.W).load() + (source + b * e.W + e.W).load()"),
 }  # fmt: skip

@@ -12,6 +12,7 @@ alignment than a number's own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ from .isa import AMX, AMX8, BITS, HAS_FMA, V512, Lanes
 
 I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
+
+
+def _lanes(first: int, count: int) -> ir.Constant:
+    """So many lanes for a shuffle, one after another."""
+    return ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
 
 
 class Emit:
@@ -48,12 +54,23 @@ class Emit:
         #: And whether steps use it.
         self.in_bytes = lanes is AMX8 and self.bits == 32
         self.scalar_type = ir.FloatType() if self.bits == 32 else ir.DoubleType()
-        self.bits_type = self._wide(ir.IntType(self.bits))
-        self.type = self._wide(self.scalar_type)
+        self._set_types()
+
+    def _set_types(self) -> None:
+        def wide(scalar: ir.Type) -> ir.Type:
+            return scalar if self.W == 1 else ir.VectorType(scalar, self.W)
+
+        self.bits_type, self.type = wide(ir.IntType(self.bits)), wide(self.scalar_type)
         self.suffix = f"f{self.bits}" if self.W == 1 else f"v{self.W}f{self.bits}"
 
-    def _wide(self, scalar: ir.Type) -> ir.Type:
-        return scalar if self.W == 1 else ir.VectorType(scalar, self.W)
+    def beside(self, count: int) -> Emit:
+        """An emitter of so many vectors (a power of 2) side by side, as one: LLVM does each operation for all of them
+        before the next.
+        """
+        several = copy.copy(self)
+        several.W *= count
+        several._set_types()
+        return several
 
     # Values
 
@@ -66,6 +83,10 @@ class Emit:
     def ptr(self, address: Any) -> Ptr:
         """A pointer from an address."""
         return Ptr(self, self.b.inttoptr(self.integer(address).x, _POINTER))
+
+    def ptr_like(self, p: Ptr) -> Ptr:
+        """The same address, of numbers that this emitter's vectors are made of."""
+        return Ptr(self, p.x)
 
     def vec(self, x: Any) -> Vec:
         """A vector: from a Python number (in all lanes), or itself."""
@@ -341,3 +362,30 @@ class Vec:
 
     def where_positive(self, value: Vec) -> Vec:
         return self.if_at_most(0.0, 0.0, value)
+
+
+def joined(vectors: Sequence[Vec]) -> Vec:
+    """Vectors, a power of 2 of them, side by side as one (``Emit.beside``)."""
+    while len(vectors) > 1:
+        e = vectors[0].e.beside(2)
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [Vec(e, e.b.shuffle_vector(a.x, b.x, _lanes(0, e.W))) for a, b in pairs]
+    return vectors[0]
+
+
+def apart(value: Vec, count: int, e: Emit) -> list[Vec]:
+    """And back: ``e`` is the emitter of each."""
+    if count == 1:
+        return [value]
+    return [Vec(e, e.b.shuffle_vector(value.x, value.x, _lanes(q * e.W, e.W))) for q in range(count)]
+
+
+def load_beside(places: Sequence[Ptr]) -> Vec:
+    """A vector from each of some places, a power of 2 of them, side by side as one."""
+    return joined([p.load() for p in places])
+
+
+def store_beside(places: Sequence[Ptr], value: Vec) -> None:
+    """And back."""
+    for p, part in zip(places, apart(value, len(places), places[0].e), strict=True):
+        p.store(part)

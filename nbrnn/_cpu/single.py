@@ -9,7 +9,7 @@ The last block of units may be narrower than a vector: its part of a state goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from .._kernel import kernel
 from .._nets import cell_of, is_net
-from .emit import Emit, Int, Ptr, Vec
+from .emit import Emit, Int, Ptr, Vec, apart, joined
 from .isa import accumulators
 from .packing import block_vectors, sizes
 from .rows import copy, primitive, stack
@@ -52,23 +52,23 @@ class Spare:
         self.e.each(count.at_most(self.e.W), lambda k: (to + k).put_number((self.at + k).number()))
 
 
-def accumulate(sums: list[Vec], row: Ptr, stride: Int | int, panel: Ptr, count: Int) -> list[Vec]:
-    """sums[v] + sum over k < count of row[k] * panel[k][v], k dealt out to a few sets.
+def accumulate(sums: list[Vec], row: Ptr, stride: Int | int, panels: Sequence[Ptr], count: Int) -> list[Vec]:
+    """sums[v] + sum over k < count of row[k] * panel[k][v], k dealt out to a few sets if those are few.
 
-    The numbers of the row are ``stride`` bytes apart.
+    The numbers of the row are ``stride`` bytes apart; the vectors of panels follow each other in ``sums``.
     """
-    e, n = panel.e, len(sums)
-    sets = max(1, min(UNDER_WAY // n, accumulators(e.lanes) // n))
+    e, n = row.e, len(sums)
+    sets, each = max(1, min(UNDER_WAY // n, accumulators(e.lanes) // n)), n // len(panels)
 
-    def add(k: Int, at: Ptr, sums: list[Vec]) -> list[Vec]:
-        x = row.after(k * stride).broadcast()
-        return [e.fma(x, at.load(v * e.W), s) for v, s in enumerate(sums)]
+    def add(k: Int, sums: Sequence[Vec]) -> list[Vec]:
+        x, starts = row.after(k * stride).broadcast(), [panel + k * (each * e.W) for panel in panels]
+        return [e.fma(x, starts[v // each].load(v % each * e.W), s) for v, s in enumerate(sums)]
 
     def several(q: Int, *flat: Vec) -> list[Vec]:
         made: list[Vec] = []
         for s in range(sets):
             k = q * sets + s
-            made += add(k, panel + k * (n * e.W), list(flat[s * n : (s + 1) * n]))
+            made += add(k, flat[s * n : (s + 1) * n])
         return made
 
     flat = e.loop(count // sets, sums + [e.vec(0.0)] * ((sets - 1) * n), several)
@@ -78,7 +78,7 @@ def accumulate(sums: list[Vec], row: Ptr, stride: Int | int, panel: Ptr, count: 
     if sets == 1:
         return sums
     done = count // sets * sets
-    return e.loop(count % sets, sums, lambda k, *s: add(done + k, panel + (done + k) * (n * e.W), list(s)))
+    return e.loop(count % sets, sums, lambda k, *s: add(done + k, s))
 
 
 @primitive
@@ -97,25 +97,44 @@ def step_of_one(e, net, x, x_stride, state, y):
         z = sizes(cell, e.W, I, H, K)
         h = state + q * ((1 + E) * H)
 
-        def block(j: Int, width: Int | None) -> None:
-            """Units [j U, j U + width); None: all U."""
-            start = [(w + (z.bias + j * (S * z.U))).load(n * e.W) for n in range(S * blocks)]
-            sums = accumulate(start[: G * blocks], x, x_stride, w + (z.from_x + j * (I * (G * z.U))), I)
-            sums, split = sums + start[G * blocks :], (S - G) * blocks
-            sums[split:] = accumulate(sums[split:], h, e.size, w + (z.from_h + j * (K * (G * z.U))), K)
+        def block(j: Int, width: Int | None, count: int = 1) -> None:
+            """Units [j U, j U + width); None: all U, of so many blocks."""
+            starts, each = [w + (z.bias + (j + b) * (S * z.U)) for b in range(count)], G * blocks
+
+            def add(sums: list[Vec], row: Ptr, stride: Int | int, weights_at: Int, inputs: Int) -> list[Vec]:
+                panels = [w + (weights_at + (j + b) * (inputs * (G * z.U))) for b in range(count)]
+                return accumulate(sums, row, stride, panels, inputs)
+
+            sums = add([at.load(n * e.W) for at in starts for n in range(each)], x, x_stride, z.from_x, I)
+            split, of_x, rest = (S - G) * blocks, [], []
+            for b, at in enumerate(starts):
+                of_block = sums[b * each : (b + 1) * each] + [at.load(n * e.W) for n in range(each, S * blocks)]
+                of_x.append(of_block[:split])
+                rest += of_block[split:]
+            rest = add(rest, h, e.size, z.from_h, K)
+            found = [of_x[b] + rest[b * each : (b + 1) * each] for b in range(count)]
+
+            def load(p: Ptr, numbers: Int | None) -> Vec:
+                return joined([spare.load(p + b * z.U, numbers) for b in range(count)])
+
+            def store(p: Ptr, value: Vec, numbers: Int | None) -> None:
+                for b, part in enumerate(apart(value, count, e)):
+                    spare.store(p + b * z.U, part, numbers)
+
             for v in range(blocks):
-                at, count = j * z.U + v * e.W, None if width is None else width - v * e.W
+                at, numbers = j * z.U + v * e.W, None if width is None else width - v * e.W
                 carried = [h + (n + 1) * H + at for n in range(E)]
-                old = [None if cell.projected else spare.load(h + at, count)]
+                old = None if cell.projected else load(h + at, numbers)
                 (new_h, *new_c), _ = cell.forward(
-                    tuple(sums[n * blocks + v] for n in range(S)), (*old, *(spare.load(p, count) for p in carried))
+                    tuple(joined([one[n * blocks + v] for one in found]) for n in range(S)),
+                    (old, *(load(p, numbers) for p in carried)),
                 )
                 for p, value in zip(carried, new_c, strict=True):
-                    spare.store(p, value, count)
+                    store(p, value, numbers)
                 if cell.projected:
-                    project(new_h, at, e.integer(e.W) if count is None else count.at_most(e.W))
+                    project(new_h, at, e.integer(e.W) if numbers is None else numbers.at_most(e.W))
                 else:
-                    spare.store(y + at, new_h, count)
+                    store(y + at, new_h, numbers)
 
         def project(m: Vec, first: Int, count: Int) -> None:
             """y += W_hr[:, first : first + count] m."""
@@ -139,17 +158,24 @@ def step_of_one(e, net, x, x_stride, state, y):
 
         if cell.projected:
             e.each(K, lambda k: (y + k).put_number(e.scalar_type(0.0)))
-        each_part(H, z.U, block)
+        several = 2 if e.W > 1 and not cell.projected and 2 * G * blocks <= accumulators(e.lanes) else 1
+        each_part(H, z.U, block, several)
         copy(e, h, e.integer(e.W), y, K)
         return [w + z.end, h, K, e.integer(e.size)]
 
     e.loop(net.L, [net.w, e.ptr(x), net.I, x_stride], layer)
 
 
-def each_part(n: Int, size: int, body: Callable[[Int, Int | None], None]) -> None:
-    """``body(q, None)`` for each whole part of n numbers, then ``body(q, rest)`` for what remains, if anything."""
-    whole = n // size
-    n.e.each(whole, lambda q: body(q, None))
+def each_part(n: Int, size: int, body: Callable[..., None], several: int = 1) -> None:
+    """``body(q, None)`` for each whole part of n numbers, then ``body(q, rest)`` for what remains, if anything.
+
+    ``body(q, None, several)``: so many whole parts from q on, as often as there are so many.
+    """
+    whole, done = n // size, n.e.integer(0)
+    if several > 1:
+        done = whole // several * several
+        n.e.each(whole // several, lambda q: body(q * several, None, several))
+    n.e.each(whole - done, lambda q: body(done + q, None))
     n.e.each((n % size).at_most(1), lambda _: body(whole, n % size))
 
 

@@ -19,7 +19,7 @@ dc        [n][E][Hp]           gradient for c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from numba import types
@@ -28,12 +28,18 @@ from numba.extending import intrinsic
 from .._cells import Cell
 from .._kernel import kernel
 from .._nets import cell_of
-from .emit import I64, Emit, Int, Ptr, Vec
+from .emit import I64, Emit, Int, Ptr, Vec, load_beside, store_beside, truth
+from .isa import accumulators
 from .packing import Sizes, block_vectors, known
 from .rows import NetView, emitter, primitive, stack
 from .team import share
-from .tiles import NV, Turn, accumulate, each_in_turn, each_tile, next_panel, product, tile_rows
-from .whole_step import carry_back, each_row
+from .tiles import NV, Turn, accumulate_beside, each_tile, next_panel, product, tile_rows
+from .whole_step import Activate, carry_back, each_row
+
+#: Rows, or blocks of a single row, that are activated side by side: each operation waits for the one before, and while
+#: those of one do, another's can be done; more would not fit into the registers.  And so many vectors of a row on the
+#: way back, where a cell keeps no more slots than that.
+PAIR, FEW_SLOTS = 2, 4
 
 
 def _slot(saved: Ptr, cell: type[Cell], z: Sizes, row: Int, slot: int) -> Ptr:
@@ -128,21 +134,27 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
     else:
         out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
 
-    def activate(j: Int, i: Int, sums: Ptr) -> None:
-        for v in range(blocks):
-            column = j * z.U + v * e.W
-            carried = [c + (i * E + q) * z.Hp + column for q in range(E)]
-            old_h = None if cell.projected else (h + i * z.Kp + column).load()
-            (new_h, *new_c), values = cell.forward(
-                tuple((sums + (q * blocks + v) * e.W).load() for q in range(S)),
-                (old_h, *(p.load() for p in carried)),
-            )
-            (out + i * out_stride + column).store(new_h)
-            for p, value in zip(carried, new_c, strict=True):
-                p.store(value)
-            if keep is not None:
-                for q, value in enumerate(values):
-                    (_slot(keep, cell, z, i, q) + column).store(value)
+    def activate(j: Int, i: Int, count: int, sums: Ptr, along: Int | None = None) -> None:
+        def of_each(first: Ptr, stride: Int | int) -> list[Ptr]:
+            """The vectors of each, from those of row i, block j on: of rows so far apart, or of blocks ``along``."""
+            apart = stride if along is None else along * z.U
+            return [first + apart * r + v * e.W for r in range(count) for v in range(blocks)]
+
+        def load_sums(q: int) -> Vec:
+            return load_beside([sums + ((r * S + q) * blocks + v) * e.W for r in range(count) for v in range(blocks)])
+
+        column = j * z.U
+        carried = [of_each(c + (i * E + q) * z.Hp + column, E * z.Hp) for q in range(E)]
+        old_h = None if cell.projected else load_beside(of_each(h + i * z.Kp + column, z.Kp))
+        (new_h, *new_c), values = cell.forward(
+            tuple(load_sums(q) for q in range(S)), (old_h, *map(load_beside, carried))
+        )
+        store_beside(of_each(out + i * out_stride + column, out_stride), new_h)
+        for places, value in zip(carried, new_c, strict=True):
+            store_beside(places, value)
+        if keep is not None:
+            for q, value in enumerate(values):
+                store_beside(of_each(_slot(keep, cell, z, i, q) + column, cell.slots() * z.Hp), value)
 
     if e.in_bytes:
         each_row(e, net, first, count, down, n, starts, fed, e.ptr(room), activate)
@@ -161,47 +173,65 @@ def _each_tile_of_rows(
     starts: Ptr,
     inputs: Int,
     fed: Ptr,
-    activate: Callable[[Int, Int, Ptr], None],
+    activate: Activate,
 ) -> None:
-    """``activate(block, row, sums)`` for all rows and blocks: sums of a few rows at a time in registers."""
+    """Activate all rows and blocks: sums of a few rows at a time in registers."""
     cell, z = known(e, net)
     blocks, G, S, w = block_vectors(cell), len(cell.gates), cell.sums(), net.w
     most, *fewer = tile_rows(e.lanes, G * blocks)
-    room, split = stack(e, most * S * blocks * e.W), (S - G) * blocks
+    room, split = stack(e, max(most, PAIR) * S * blocks * e.W), (S - G) * blocks
+
+    def tile(js: Sequence[Int], i: Int, size: int) -> None:
+        """The sums of so many rows and some blocks of units, one after another into the room."""
+        begun = [[starts.address_at(i + r) + j * (S * z.U) for j in js] for r in range(size)]
+        turn, weights, each = Turn(i, size, most), count * (inputs + net.K) * G, G * blocks
+
+        def add(
+            sums: list[list[Vec]], rows: Sequence[Ptr], weights_at: int, inputs: Int, depth: Int
+        ) -> list[list[Vec]]:
+            panels = [w + (weights_at + j * (inputs * (G * z.U))) for j in js]
+            ahead = next_panel(panels[0], inputs * (G * z.U), depth, each, down, turn, weights)
+            return accumulate_beside(sums, rows, panels, depth, ahead)
+
+        def put(r: int, b: int, q: int, value: Vec) -> None:
+            (room + ((r * len(js) + b) * S * blocks + q) * e.W).store(value)
+
+        sums = [[at.load(q * e.W) for at in row for q in range(each)] for row in begun]
+        sums = add(sums, [xs.address_at(i + r) for r in range(size)], z.from_x, net.I, inputs)
+        for r, row in enumerate(begun):
+            more: list[Vec] = []
+            for b, at in enumerate(row):
+                of_block = sums[r][b * each : (b + 1) * each]
+                for q in range(split):  # to which h adds nothing: so that more rows fit into the registers
+                    put(r, b, q, of_block[q])
+                more += of_block[split:] + [at.load(q * e.W) for q in range(each, S * blocks)]
+            sums[r] = more
+        sums = add(sums, [fed + (i + r) * z.Kp for r in range(size)], z.from_h, net.K, net.K)
+        # Activations by way of the stack: written out for each row they would be most of the code.
+        for r, row_sums in enumerate(sums):
+            for q, value in enumerate(row_sums):
+                put(r, q // each, split + q % each, value)
 
     def block(j: Int) -> None:
-        from_x = w + (z.from_x + j * (net.I * (G * z.U)))
-        from_h = w + (z.from_h + j * (net.K * (G * z.U)))
+        def rows(i: Int, size: int) -> None:
+            tile([j], i, size)
+            several = (PAIR, 1) if size > 1 and e.W > 1 else (1,)
+            each_tile(e.integer(size), several, lambda r, n: activate(j, i + r, n, room + r * (S * blocks * e.W)))
 
-        def tile(i: Int, size: int) -> None:
-            begun = [starts.address_at(i + r) + j * (S * z.U) for r in range(size)]
-            turn, weights = Turn(i, size, most), count * (inputs + net.K) * G
+        each_tile(n, (most, *fewer), rows)
 
-            def put(r: int, q: int, value: Vec) -> None:
-                (room + (r * S * blocks + q) * e.W).store(value)
+    def pair(j: Int) -> None:
+        tile([j, j + stride], e.integer(0), 1)
+        activate(j, e.integer(0), PAIR, room, stride)
 
-            rows = [xs.address_at(i + r) for r in range(size)]
-            ahead = next_panel(from_x, net.I * (G * z.U), inputs, G * blocks, down, turn, weights)
-            sums = [[at.load(q * e.W) for q in range(G * blocks)] for at in begun]
-            sums = accumulate(sums, rows, from_x, inputs, ahead)
-            for r in range(size):
-                for q in range(split):  # to which h adds nothing: so that more rows fit into the registers
-                    put(r, q, sums[r][q])
-
-            rows = [fed + (i + r) * z.Kp for r in range(size)]
-            ahead = next_panel(from_h, net.K * (G * z.U), net.K, G * blocks, down, turn, weights)
-            rest = [[at.load(q * e.W) for q in range(G * blocks, S * blocks)] for at in begun]
-            sums = [s[split:] + more for s, more in zip(sums, rest, strict=True)]
-            sums = accumulate(sums, rows, from_h, net.K, ahead)
-            # Activations row by row, by way of the stack: written out for each row they would be most of the code.
-            for r in range(size):
-                for q, value in enumerate(sums[r]):
-                    put(r, split + q, value)
-            e.each(e.integer(size), lambda r: activate(j, i + r, room + r * (S * blocks * e.W)))
-
-        each_tile(n, (most, *fewer), tile)
-
-    each_in_turn(first // z.U, count // z.U, down, block)
+    number, stride = count // z.U, 1 - down * 2
+    begin, pairs = first // z.U + down * (number - 1), e.integer(0)
+    # A single row: a sum is a chain of additions, too few of which would be under way.
+    if e.W > 1 and PAIR * G * blocks <= accumulators(e.lanes):
+        pairs = number // PAIR * truth(e, "==", n, 1)
+        e.each(pairs, lambda q: pair(begin + q * PAIR * stride))
+    done = pairs * PAIR
+    e.each(number - done, lambda q: block(begin + (done + q) * stride))
 
 
 @intrinsic
@@ -260,14 +290,14 @@ def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
     cell, z = known(e, net)
     E = cell.extras()
     dh, stride = (e.ptr(dm), z.Mp) if cell.projected else (e.ptr(dh), z.Kp)
-    dc, saved = e.ptr(dc), e.ptr(saved)
+    dc, saved, few = e.ptr(dc), e.ptr(saved), cell.slots_of_step() <= FEW_SLOTS
 
     def row(i: Int) -> None:
-        def vector(b: Int) -> None:
-            column = first + b * e.W
-            at_h = dh + i * stride + column
-            carried = [dc + (i * E + q) * z.Hp + column for q in range(E)]
-            kept = [_slot(saved, cell, z, i, q) + column for q in range(cell.slots_of_step())]
+        def vectors(b: Int, size: int) -> None:
+            column, several = first + b * e.W, e.beside(size)
+            at_h = several.ptr_like(dh + i * stride + column)
+            carried = [several.ptr_like(dc + (i * E + q) * z.Hp + column) for q in range(E)]
+            kept = [several.ptr_like(_slot(saved, cell, z, i, q) + column) for q in range(cell.slots_of_step())]
             dsums, (direct, *before) = cell.backward(
                 (at_h.load(), *(p.load() for p in carried)), tuple(p.load() for p in kept[: len(cell.saved)])
             )
@@ -277,7 +307,7 @@ def cell_backward(e, net, first, count, n, dh, dm, dc, saved):
                 p.store(value)
             at_h.store(direct)
 
-        e.each(count // e.W, vector)
+        each_tile(count // e.W, (FEW_SLOTS, 1) if few and e.W > 1 else (1,), vectors)
 
     e.each(n, row)
 

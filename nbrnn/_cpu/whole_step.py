@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from llvmlite import ir
 
@@ -34,6 +35,12 @@ Convert = Callable[[Int, "Int | int", Int, Vec, Sequence[ir.Value], Ptr, Ptr], N
 
 #: (block, row, what it was scaled by, sums): all of a block's vectors have been.
 Finish = Callable[[Int, Int, Vec, Ptr], None]
+
+
+class Activate(Protocol):
+    """What becomes of the sums of so many rows from row i on, or of blocks ``along`` from j on, 1 or -1."""
+
+    def __call__(self, j: Int, i: Int, count: int, sums: Ptr, along: Int | None = None) -> None: ...
 
 
 class _Product:
@@ -159,9 +166,9 @@ def each_row(
     starts: Ptr,
     fed: Ptr,
     room: Ptr,
-    activate: Callable[[Int, Int, Ptr], None],
+    activate: Activate,
 ) -> None:
-    """``activate(block, row, sums)`` for n rows and blocks of units, as ``steps.step`` has them."""
+    """Activate n rows and blocks of units, as ``steps.step`` has them."""
     cell, z = known(e, net)
     S, V = cell.sums() * block_vectors(cell), len(cell.gates) * block_vectors(cell)
     one, zero = e.integer(1), e.integer(0)
@@ -185,7 +192,7 @@ def each_row(
             begun = [start(j, q, i) for q in places]
             for q, value in zip(places, tiles.accumulate([begun], [fed + i * z.Kp], panel, net.K)[0], strict=True):
                 (sums + q * e.W).store(value)
-        activate(j, i, sums)
+        activate(j, i, 1, sums)
 
     weights = net.w + whole_at(z)
     sizes = (V, one, net.K, count // z.U, first // z.U, down)
