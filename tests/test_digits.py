@@ -19,7 +19,7 @@ from nbrnn._kernel import kernel
 from nbrnn._memory import aligned
 from tests.cases import KINDS, Case, examples
 from tests.teams import TEAMS, forced
-from tests.tolerances import assert_close, error
+from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.skipif(not isa.HAS_UNIT, reason="no matrix unit here")
 
@@ -257,7 +257,8 @@ def test_very_large_and_very_small_numbers(what, size):
         for got, wanted in zip(results(case), results(exact), strict=True):
             largest = np.abs(wanted).max()
             if 2.0**-118 < largest < 2.0**120:
-                assert error(got, wanted) < 3e-5
+                # On the way back, numbers below the smallest normal one are 0: of a sum, each of 60 rows may lose one.
+                assert np.abs(got - wanted).max() < 3e-5 * largest + 60 * 2.0**-126
             else:
                 assert np.isfinite(got).all() or largest > 2.0**127
 

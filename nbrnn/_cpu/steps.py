@@ -135,13 +135,19 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
         out, out_stride = _slot(keep, cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
 
     def activate(j: Int, i: Int, count: int, sums: Ptr, along: Int | None = None) -> None:
+        for first in range(0, blocks, 1 if e.W == 1 else blocks):
+            vectors(j, i, count, sums, along, range(first, first + (1 if e.W == 1 else blocks)))
+
+    def vectors(j: Int, i: Int, count: int, sums: Ptr, along: Int | None, vs: Sequence[int]) -> None:
+        """Some vectors of each block."""
+
         def of_each(first: Ptr, stride: Int | int) -> list[Ptr]:
-            """The vectors of each, from those of row i, block j on: of rows so far apart, or of blocks ``along``."""
+            """Of each row, so far apart, or of each block, from those of row i, block j on."""
             apart = stride if along is None else along * z.U
-            return [first + apart * r + v * e.W for r in range(count) for v in range(blocks)]
+            return [first + apart * r + v * e.W for r in range(count) for v in vs]
 
         def load_sums(q: int) -> Vec:
-            return load_beside([sums + ((r * S + q) * blocks + v) * e.W for r in range(count) for v in range(blocks)])
+            return load_beside([sums + ((r * S + q) * blocks + v) * e.W for r in range(count) for v in vs])
 
         column = j * z.U
         carried = [of_each(c + (i * E + q) * z.Hp + column, E * z.Hp) for q in range(E)]
