@@ -258,7 +258,8 @@ def test_very_large_and_very_small_numbers(what, size):
             largest = np.abs(wanted).max()
             if 2.0**-118 < largest < 2.0**120:
                 # On the way back, numbers below the smallest normal one are 0: of a sum, each of 60 rows may lose one.
-                assert np.abs(got - wanted).max() < 3e-5 * largest + 60 * 2.0**-126
+                lost = 60 * 2.0**-126 if what == "dy" else 0
+                assert np.abs(got - wanted).max() < 3e-5 * largest + lost
             else:
                 assert np.isfinite(got).all() or largest > 2.0**127
 
