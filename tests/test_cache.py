@@ -11,6 +11,7 @@ import pytest
 import nbrnn
 from nbrnn._cells import Cell
 from nbrnn._cells.ops import tanh
+from nbrnn._cpu.schedule import steps_done
 from nbrnn.recurrent import Recurrent
 from tests.processes import copy_of_package, edit, finish, run, start
 
@@ -74,6 +75,13 @@ def test_second_process_compiles_nothing(filled, right):
     cache, first = filled
     assert first == (right, 0, 1)
     assert answer(cache=cache) == (right, 1, 0)
+
+
+def test_parts_of_kernels_are_neither_kept_nor_called(filled):
+    """They are in the machine code of kernels, and have none of their own."""
+    assert {path.name.split("-")[0] for path in filled[0].rglob("*.nbc")} == {"forward.forward", "moves.move"}
+    with pytest.raises(TypeError, match="steps_done is a part of kernels: it can be called by compiled code only"):
+        steps_done(1, 2, 3)
 
 
 def test_one_specialisation_for_each_variant():
@@ -353,6 +361,19 @@ def test_moved_interface_means_no_cache(tmp_path, quick):
     total, hits, misses = run(code + QUICK, cache=tmp_path).split()
     assert (float(total), int(hits), int(misses)) == (quick, 0, 1)
     assert not list(pathlib.Path(tmp_path).rglob("*.nbc"))
+
+
+def test_moved_interface_means_that_parts_are_compiled(tmp_path):
+    """A Numba without the private name that leaves them uncompiled: they do the same."""
+    code = "import numba.core.compiler as c\nFlags, c.Flags = c.Flags, object\nimport nbrnn\nc.Flags = Flags\n"
+    tell = """
+from nbrnn._cpu.single import require_apart
+print(*(type(found.entry_point).__name__ for found in require_apart.overloads.values()))
+"""
+    total, hits, misses, kind = run(code + STEP + tell, cache=tmp_path).split()
+    assert (int(hits), int(misses), kind) == (0, 1, "builtin_function_or_method")
+    known = run(STEP + tell, cache=tmp_path / "other").split()
+    assert known == [total, "0", "1", "_Nowhere"]
 
 
 def test_switches_of_numba(tmp_path, filled, right, quick):

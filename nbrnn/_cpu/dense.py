@@ -7,7 +7,7 @@ the piece it falls to.
 
 from __future__ import annotations
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from .panels import (
     NV,
     add_all,
@@ -45,7 +45,7 @@ def columns_size(height: int, panels: int, block: int) -> int:
     return (CHUNK * panels + 1 + height) * block + height * CHUNK
 
 
-@kernel
+@part
 def parts(seat, n, m, block, W):
     """(begin, end, first, last): a member's rows and panels, by rows or by panels, whichever leaves less to do.
 

@@ -7,7 +7,7 @@ import math
 from numba import types
 from numba.extending import intrinsic
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from . import digits, squares, tiles
 from .digits import DEPTH, ROW
 from .emit import I64, Int, Ptr, Vec
@@ -133,7 +133,7 @@ def all_finite(typingctx, panels, at, n):
     return types.boolean(panels, types.int64, types.int64), emit
 
 
-@kernel(pasted=True)
+@part(pasted=True)
 def put_dx(panels, begin, end, at, stride, add, work):
     """Write (or add to) rows [begin, end) of dx, at the addresses in the table; what they come of is ``stride`` bytes
     apart.  The digits of ``work`` are free for that.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from .inputs import sum_rows, takes_digits
 from .rows import address, copy_row, multiply_padded, row_address, zero_row
 from .schedule import among, cut, gather, own, running, scatter, steps_done
@@ -10,14 +10,14 @@ from .steps import biases, columns_of_step, in_bytes, is_projected, layout, proj
 from .team import LATER, assemble, lay_down, meet, nought, offer, part_ways, seats
 
 
-@kernel
+@part
 def list_rows(when, x, now, first, n, table, at):
     """Addresses of n rows of x at a time, into a table."""
     for i in range(n):
         table[at + i] = address(x) + now * x.strides[0] + when.order[when.first + first + i] * x.strides[1]
 
 
-@kernel
+@part
 def list_starts(when, index, now, n, start, stride, starts):
     """Addresses of what the sums of n rows start from, ``stride`` apart: one after another, or as ``index`` says."""
     for i in range(n):
@@ -37,7 +37,7 @@ def sum_choices(net, x, tables, ahead, digits):
     sum_rows(net, by_digits, 0, layout(net)[2], len(x), address(tables), address(ahead), ahead.strides[0], room)
 
 
-@kernel(pasted=True)
+@part(pasted=True)
 def fill(when, x, s, rooms, running_now, table):
     """(s', rows): rows of x for the steps [s, s'), as many as there is room for."""
     steps, filled = x.shape[0], nought()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from . import tiles
 from .dx import put_dx
 from .emit import Int, Vec
@@ -86,7 +86,7 @@ def add_rows_kept(e, panels, to, rest, table, count, n):
     tiles.each_tile(n // e.W, (GROUP, 1), some)
 
 
-@kernel(pasted=True)
+@part(pasted=True)
 def own_sums(panels, inputs, hidden, vectors, mine):
     """[begin, end): the vectors of gradients of the sums, of so many to each slot, with which a member multiplies.
 
@@ -106,7 +106,7 @@ def own_sums(panels, inputs, hidden, vectors, mine):
     return begin, end
 
 
-@kernel
+@part
 def add_choices(panels, count, at, stride, n, to, step, rest, firsts, work):
     """Add n numbers of each of so many rows from ``at`` on to what has been summed for the choice it stands for.
 
@@ -129,7 +129,7 @@ def add_choices(panels, count, at, stride, n, to, step, rest, firsts, work):
         firsts[choice] = -1
 
 
-@kernel(pasted=True)
+@part(pasted=True)
 def add_chunk(panels, mine, index, saved, first, count, add, begun, totals, work):
     """What rows [first, first + count) of ``saved`` contribute, whose addresses stand in the tables.
 

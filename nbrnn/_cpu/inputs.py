@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from . import digits, squares
 from .emit import Int
 from .packing import block_vectors, digits_at, known
@@ -190,7 +190,7 @@ def takes_digits(typingctx, net):
     return types.boolean(net), emit
 
 
-@kernel(pasted=True)
+@part(pasted=True)
 def sum_rows(net, by_digits, first, count, n, xs, to, stride, room):
     """``sum_inputs``, or the same by digits."""
     most = max(n, 1)

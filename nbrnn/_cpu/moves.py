@@ -15,7 +15,7 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from .team import assemble, offer, part_ways
 
 Array = NDArray[Any]
@@ -36,7 +36,7 @@ LAST = 4 + 3 * AXES
 LARGE = 1024
 
 
-@kernel
+@part
 def assign(line, source, to, room, own):
     """Do an assignment, by way of the numbers from ``own`` on of a room.
 

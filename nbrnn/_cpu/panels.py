@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from .._kernel import kernel
+from .._kernel import part
 from . import tiles
 from .emit import Int, Ptr, Vec, truth
 from .ends import first_lanes, load_first, store_first
@@ -172,7 +172,7 @@ def add_columns(e, room, count, a, a_row, n, total, rest):
     e.each((n % e.W).at_most(1), lambda _: some(a + whole, total + whole, lambda p: load_first(p, mask)))
 
 
-@kernel(inline=True)
+@part(inline=True)
 def times(room, vectors, n, a, a_row, depth, panel, start, start_row, c, c_row):
     """See ``times_panel``."""
     if vectors == NV:
@@ -183,7 +183,7 @@ def times(room, vectors, n, a, a_row, depth, panel, start, start_row, c, c_row):
         times_one(room, n, a, a_row, depth, panel, start, start_row, c, c_row)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def vectors_of(width, W):
     """Vectors in a row of a panel of so many numbers."""
     return 1 if width <= W else (2 if width <= 2 * W else NV)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._kernel import kernel
+from .._kernel import part
 from .._nets import is_net, lanes_of
 from .emit import I64, Emit, Int, Ptr
 
@@ -102,7 +102,7 @@ def copy(e: Emit, to: Ptr, stride: Int, source: Ptr, n: Int) -> None:
     e.each(n % e.W, lambda k: (rest_to + k).put_number((rest + k).number()))
 
 
-@kernel
+@part
 def row_address(array, row):
     """Address of a row of a two-dimensional array; None for None."""
     if array is None:

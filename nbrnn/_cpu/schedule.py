@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._kernel import kernel
+from .._kernel import part
 from .rows import address, copy_row
 
 
@@ -25,7 +25,7 @@ class When(NamedTuple):
     resets: Any  #: (T, B) bool at absolute times, or of size 0
 
 
-@kernel
+@part
 def running(when, t, n):
     """Number of sequences that run at time t, from that at a neighbouring time."""
     while n > 0 and when.lengths[n - 1] <= t:
@@ -35,19 +35,19 @@ def running(when, t, n):
     return n
 
 
-@kernel
+@part
 def own(when, n):
     """How many of the sequences looked at are among the first n."""
     return min(max(n - when.first, 0), when.last - when.first)
 
 
-@kernel
+@part
 def steps_done(when, i, steps):
     """How many of the stretch's steps lie within sequence i."""
     return min(max(when.lengths[i] - when.t0, 0), steps)
 
 
-@kernel
+@part
 def among(when, steps, part, parts):
     """``when`` for one of so many parts of the sequences looked at, all with about as many steps to do."""
     if parts == 1:
@@ -65,13 +65,13 @@ def among(when, steps, part, parts):
     return When(when.t0, first, last, when.reverse, when.lengths, when.order, when.resets)
 
 
-@kernel
+@part
 def first_step(when, t, i, steps):
     """Whether time t is the first that sequence i runs in the stretch of so many steps."""
     return t == (min(when.lengths[i], when.t0 + steps) - 1 if when.reverse else when.t0)
 
 
-@kernel
+@part
 def cut(when, t, i):
     """Whether sequence i starts the step at time t from zero state."""
     if when.resets.size == 0:
@@ -81,7 +81,7 @@ def cut(when, t, i):
     return when.resets[t, when.order[i]]
 
 
-@kernel
+@part
 def gather(net, when, state, n, work):
     """Rows of a state, pieces of n numbers each, into a workspace: in our order, each piece padded."""
     pieces = state.shape[1] // n
@@ -92,7 +92,7 @@ def gather(net, when, state, n, work):
             copy_row(net, to + q * room, source + q * row, n)
 
 
-@kernel
+@part
 def scatter(net, when, work, n, state):
     """The way back."""
     pieces = state.shape[1] // n

@@ -17,7 +17,7 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .._kernel import kernel
+from .._kernel import part
 from .._nets import cell_of, is_net
 from .emit import Emit, Int, Ptr, Vec, apart, joined
 from .isa import accumulators
@@ -118,8 +118,8 @@ def step_of_one(e, net, x, x_stride, state, y):
                 return joined([spare.load(p + b * z.U, numbers) for b in range(count)])
 
             def store(p: Ptr, value: Vec, numbers: Int | None) -> None:
-                for b, part in enumerate(apart(value, count, e)):
-                    spare.store(p + b * z.U, part, numbers)
+                for b, one in enumerate(apart(value, count, e)):
+                    spare.store(p + b * z.U, one, numbers)
 
             for v in range(blocks):
                 at, numbers = j * z.U + v * e.W, None if width is None else width - v * e.W
@@ -219,13 +219,13 @@ def typed_run(typingctx, net, x, state, y):
     return _constant(types.int64(net, x, state, y), _checked(net, 2, x=x, state=state, y=y))
 
 
-@kernel(inline=True)
+@part(inline=True)
 def overlap(a, a_bytes, b, b_bytes):
     """Whether two stretches of memory have a byte in common."""
     return a < b + b_bytes and b < a + a_bytes
 
 
-@kernel(inline=True)
+@part(inline=True)
 def require_apart(x, n, stride, state, state_bytes, y, y_bytes, item):
     """Raise if n numbers that begin at x, a state and y have a byte in common."""
     reach = (n - 1) * stride

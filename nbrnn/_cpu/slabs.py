@@ -6,7 +6,7 @@ gradients of the sums, the *factors*, a few vectors at a time: then both are rea
 
 from __future__ import annotations
 
-from .._kernel import kernel
+from .._kernel import part
 from . import digits, squares, tiles
 from .digits import DEPTH, DIGITS, TILE
 from .dx import all_finite
@@ -80,7 +80,7 @@ def outer_of_digits(e, panels, vectors, count, a, back, beside, b, c, c_stride, 
         squares.outer(e, vectors, count, a, back, beside, b, c, c_stride, rest, begun)
 
 
-@kernel
+@part
 def fit_for_digits(panels, table, count, n, vector, columns, work):
     """Bring rows of n numbers into digits, if that is wanted: if there is a unit for them, rows are many, and none of
     their numbers is too large or too small for it.
@@ -93,7 +93,7 @@ def fit_for_digits(panels, table, count, n, vector, columns, work):
     return all_finite(panels, misfits, W)
 
 
-@kernel
+@part
 def gather_group(panels, count, n, source, stride, sums, fits, work):
     """The next n vectors of factors; their largest magnitudes, and digits if those of the slabs ``fits``."""
     to, step = address(work.factors), work.slabs.shape[1] * work.slabs.shape[2]
@@ -104,7 +104,7 @@ def gather_group(panels, count, n, source, stride, sums, fits, work):
         split_factors(panels, n, count, to, step, address(work.digits), largest, back)
 
 
-@kernel
+@part
 def add_group(panels, fits, count, q, n, real, table, numbers, vector, total, first, begun, work):
     """Vectors [q, q + n) of factors times slabs from a vector on, for vectors [first, first + n) of m of the total:
 

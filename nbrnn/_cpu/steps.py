@@ -26,7 +26,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._cells import Cell
-from .._kernel import kernel
+from .._kernel import part
 from .._nets import cell_of
 from .emit import I64, Emit, Int, Ptr, Vec, load_beside, store_beside, truth
 from .isa import accumulators
@@ -93,7 +93,7 @@ def is_projected(typingctx, net):
     return types.boolean(net), emit
 
 
-@kernel
+@part
 def columns_of_step(net, place, size):
     """The columns of one of so many members, for ``step`` and ``project``."""
     U, J, Hp, Kp, _, panel, E, projected = layout(net)
@@ -105,7 +105,7 @@ def columns_of_step(net, place, size):
     return Columns(first, max(last - first, 0), begin * U, (end - begin) * U, Hp, E)
 
 
-@kernel
+@part
 def columns_back(net, place, size):
     """The same for ``unproject``, ``cell_backward`` and ``carry``."""
     _, _, Hp, Kp, Mp, panel, E, projected = layout(net)

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._kernel import kernel
+from .._kernel import kernel, part
 from .emit import I64
 
 #: Members of a team at most.
@@ -263,7 +263,7 @@ def call_job(typingctx, job, given, seat):
     return types.void(types.int64, types.int64, seat), emit
 
 
-@kernel
+@part
 def wait_a_little(looks):
     """After so many looks in vain: the number of looks."""
     relax()
@@ -272,7 +272,7 @@ def wait_a_little(looks):
     return looks + 1
 
 
-@kernel
+@part
 def assemble(team, offered):
     """Find members for a job: the caller's own seat, of as many as have come.
 
@@ -307,7 +307,7 @@ def assemble(team, offered):
     return Seat(desk, 0, came + 1, number << 24)
 
 
-@kernel
+@part
 def part_ways(seat):
     """The caller waits until all members are done."""
     if seat.member == 0 and seat.members > 1:
@@ -362,7 +362,7 @@ def idle(desk, looks):
         relax()
 
 
-@kernel
+@part
 def meet(seat, first, count, times):
     """Wait until the members [first, first + count) have all met so often as this one: ``times + 1``.
 
@@ -380,7 +380,7 @@ def meet(seat, first, count, times):
     return times
 
 
-@kernel
+@part
 def seats(seat, abreast):
     """(group, number of groups, place, number of places): as many members side by side as ``abreast`` says.
 
@@ -390,7 +390,7 @@ def seats(seat, abreast):
     return seat.member // size, seat.members // size, seat.member % size, size
 
 
-@kernel
+@part
 def share(n, part, parts):
     """[begin, end): the part of range(n) that falls to one of so many parts."""
     return n * part // parts, n * (part + 1) // parts

@@ -15,12 +15,12 @@ import numpy as np
 from numba import types
 
 from .._cpu.loops import any_array, own_array
-from .._kernel import cached, compiled, kernel
+from .._kernel import cached, compiled, kernel, part
 
 NONE = -1
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _log_sum(a, b):
     """log(e^a + e^b)."""
     if b > a:
@@ -28,7 +28,7 @@ def _log_sum(a, b):
     return a if a == -math.inf else a + math.log1p(math.exp(b - a))
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _offer(score, entry, symbol, scores, entries, symbols, count):
     """Put a candidate into a heap with the worst on top, in place of that if it is full; returns how many there are."""
     if count == len(scores):
@@ -54,7 +54,7 @@ def _offer(score, entry, symbol, scores, entries, symbols, count):
     return count
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _search(y, top, log_sum, b, n, beam, blank, out):
     """(number of labels, written to ``out``; their log probability) of one sequence."""
     C = y.shape[2]

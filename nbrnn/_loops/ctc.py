@@ -16,10 +16,10 @@ import numpy as np
 from numba import types
 
 from .._cpu.loops import any_array, own_array
-from .._kernel import cached, compiled, kernel
+from .._kernel import cached, compiled, kernel, part
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _log_sum(a, b, c):
     """log(e^a + e^b + e^c)."""
     if b > a:
@@ -29,7 +29,7 @@ def _log_sum(a, b, c):
     return a if a == -math.inf else a + math.log1p(math.exp(b - a) + math.exp(c - a))
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _peak(row, first, last):
     """Take row[first:last] relative to its largest, which is returned; -inf, and nothing done, where that is -inf."""
     peak = -math.inf
@@ -41,7 +41,7 @@ def _peak(row, first, last):
     return peak
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _all(dy, b, steps, value):
     """dy[:steps, b] = value."""
     for t in range(steps):
@@ -49,14 +49,14 @@ def _all(dy, b, steps, value):
             dy[t, b, k] = value
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _logs(y, top, log_sum, t, b, symbols, first, last, row):
     """row[s] = log softmax(y[t, b])[symbols[s]] for first <= s < last."""
     for s in range(first, last):
         row[s] = (np.float64(y[t, b, symbols[s]]) - top[t, b]) - log_sum[t, b]
 
 
-@kernel(allocates=True)
+@part(allocates=True)
 def _sequence(y, top, log_sum, b, n, symbols, skips, scale, mass, dy):
     """-log p of a sequence that is long enough; its gradient in dy, which comes with scale * softmax(y).
 

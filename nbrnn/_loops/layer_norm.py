@@ -9,12 +9,12 @@ import numpy as np
 from numba import from_dtype, types
 from numpy.typing import NDArray
 
-from .._kernel import cached, compiled, kernel
+from .._kernel import cached, compiled, kernel, part
 
 Array = NDArray[Any]
 
 
-@kernel(inline=True)
+@part(inline=True)
 def total(a):
     """Sum of a row.  The processor adds eight numbers at once, if it is told that their order doesn't matter."""
     n = len(a)

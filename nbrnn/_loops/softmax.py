@@ -27,7 +27,7 @@ from .._cpu.loops import SEAT, TEAM, any_array, named, own_array
 from .._cpu.rows import address, emitter, primitive, zero_row
 from .._cpu.team import CALLER, Team, assemble, offer, part_ways, share
 from .._cpu.workers import team_of_rows
-from .._kernel import cached, compiled, kernel
+from .._kernel import cached, compiled, kernel, part
 from .._memory import aligned
 
 Array = NDArray[Any]
@@ -87,7 +87,7 @@ def _new_rooms(dtype: np.dtype[Any], members: int) -> Room:
     return Room(top, isa.current()(), *rest)
 
 
-@kernel
+@part
 def room_of(rooms, q):
     """Those of a member."""
     return Room(
@@ -96,7 +96,7 @@ def room_of(rooms, q):
     )  # fmt: skip
 
 
-@kernel
+@part
 def together(classes, item):
     """How many rows go together: no more than ``BLOCK``."""
     return max(1, min(BLOCK, NEAR // (classes * item)))
@@ -198,7 +198,7 @@ def put_number_at(typingctx, room, place, k, number):
     return types.void(room, types.int64, types.int64, room.types[0].dtype), emit
 
 
-@kernel
+@part
 def smooth(room, q, classes, weight, even, total):
     """Take what all classes should have from the gradient of a row; what that adds to the loss."""
     source, to, top, log_S, loss = room.source[q], room.to[q], np.float64(room.top[q]), room.sums[q], 0.0
@@ -209,7 +209,7 @@ def smooth(room, q, classes, weight, even, total):
     return loss
 
 
-@kernel
+@part
 def weigh(target, lengths, weight, ignored, found):
     """found[:2] = (whether all targets that count are classes, the sum of their weights)."""
     T, B, M = target.shape
