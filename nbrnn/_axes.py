@@ -118,18 +118,19 @@ class Axes:
 
         ``missing``: whether an entry of a pair may be None too.
         """
-        of_h, of_c = self.state_shapes(batch, True)
-        h, c = np.zeros(of_h, self.dtype), np.zeros(of_c, self.dtype)
-        if state is None:
-            return h, c
-        entries = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray))
-        for (label, part), to, shape in zip(entries, (h, c), self.state_shapes(batch, batched), strict=False):
-            if part is None and missing:
-                continue
-            array = _check.array(part, label, self.dtype)
-            _check.shape(array, label, shape)
-            to[...] = array if batched else array[:, None]
-        return h, c
+        given: list[tuple[str, Any]] = []
+        if state is not None:
+            given = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray))
+        made, count = [], self.L * self.D
+        for n, size in enumerate((self.K, self.E * self.H)):
+            if n >= len(given) or (missing and given[n][1] is None):
+                made.append(np.zeros((count, batch, size), self.dtype))
+            else:
+                label, part = given[n]
+                array = _check.array(part, label, self.dtype)
+                _check.shape(array, label, (count, batch, size) if batched else (count, size))
+                made.append(array.copy().reshape(count, batch, size))
+        return made[0], made[1]
 
     def user_state(self, h: Array, c: Array, batched: bool) -> Any:
         """A state as the user sees it."""

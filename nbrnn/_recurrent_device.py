@@ -205,7 +205,7 @@ class OnDevice:
                     tape._consume()  # what it kept has been worked on in place
             whole = kind.wrap(flat)
             state = self._user_state(kind, *before, tape.batched)
-            return Gradients(kind.wrap(dx), state, self.parameters.views_of(whole), whole)
+            return Gradients(kind.wrap(dx), state, None, whole, self.parameters.shapes)
 
     @contextlib.contextmanager
     def _on(self, kind: Any, stream: Any) -> Iterator[Kind]:

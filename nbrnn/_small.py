@@ -5,7 +5,6 @@ What such a call needs beside its arrays is made ready for each shape of x, and 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,11 +94,9 @@ def record(layer: Any, axes: Axes, stack: Stack, x: Array, state: Any) -> tuple[
     began, y = h[0].copy(), np.empty(shape.y_shape, axes.dtype)
     x3, y3 = axes.turn(x, shape.batched), axes.turn(y, shape.batched)
     ready.run(CALLER, ALONE, unit.net, shape.when, x3, None, y3, h[0], c[0], *ready.after)
-    y.flags.writeable = False
-    give_back = functools.partial(_give, form.ready_to_train, x.shape, ready)
-    tape = RecurrentTape(
-        layer, stack, Record(unit, ready, x3, y3, began, give_back), shape.batched, x.shape, shape.y_shape
-    )
+    y.setflags(write=False)
+    kept = Record(unit, ready, x3, y3, began, x.shape)
+    tape = RecurrentTape(layer, stack, kept, shape.batched, x.shape, shape.y_shape)
     return y.view(), axes.user_state(h, c, shape.batched), tape
 
 
@@ -109,10 +106,9 @@ class Record:
     chosen = False
 
     def __init__(
-        self, unit: Unit, ready: ReadyToTrain, x: Array, y: Array, began: Array, give_back: Callable[[], None]
+        self, unit: Unit, ready: ReadyToTrain, x: Array, y: Array, began: Array, x_shape: tuple[int, ...]
     ) -> None:
-        self._unit, self._ready, self._x, self._y, self._began = unit, ready, x, y, began
-        self._give_back = give_back
+        self._unit, self._ready, self._x, self._y, self._began, self._x_shape = unit, ready, x, y, began, x_shape
         self.way = ready.shape.way
 
     def back(self, dy: Array | None, dx: Array, dh: Array, dc: Array, gradients: Array, retain: bool) -> None:
@@ -128,7 +124,7 @@ class Record:
         unit.read_sums(ready.sums, gradients)
 
     def __del__(self) -> None:
-        self._give_back()
+        _give(self._unit.form.ready_to_train, self._x_shape, self._ready)
 
 
 def _take(kept: dict[Any, Any], make: Callable[[Form, Shape], Any], axes: Axes, stack: Stack, x: Array) -> Any:

@@ -122,7 +122,7 @@ class RecurrentCell(Parametric):
         """
         batch = tape.x_shape[1:-1] if isinstance(tape, RecurrentTape) else ()
         grads = self._layer.backward(tape, None, self._lift_state(dstate, "dstate", batch), retain)
-        return Gradients(None if grads.x is None else grads.x[0], _first(grads.state), grads.params, grads.flat)
+        return Gradients(None if grads.x is None else grads.x[0], _first(grads.state), None, grads.flat, grads.shapes)
 
 
 def _alone(a: Any) -> Any:

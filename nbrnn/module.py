@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
-import math
 import re
 import threading
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._cpu.moves import views
 from ._params import Parameters, Storage
 
 if TYPE_CHECKING:
@@ -23,9 +22,15 @@ Array = NDArray[Any]
 Seed = np.random.Generator | np.random.SeedSequence | int | None
 
 
-@dataclasses.dataclass
 class Gradients:
     """Gradients of a loss.
+
+    Parameters
+    ----------
+    x, state, params, flat
+        See below.
+    shapes : mapping of str to tuple
+        Where ``params`` is None: the names and shapes of what ``flat`` consists of, in order.
 
     Attributes
     ----------
@@ -39,23 +44,37 @@ class Gradients:
         For all parameters, as one vector in the order of ``layer.flat``.
     """
 
-    x: Array | None
-    state: Any
-    params: Mapping[str, Array]
-    flat: Array
+    def __init__(
+        self,
+        x: Array | None,
+        state: Any,
+        params: Mapping[str, Array] | None,
+        flat: Array,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.x, self.state, self.flat = x, state, flat
+        self._params, self._shapes = params, shapes
+
+    @property
+    def params(self) -> Mapping[str, Array]:
+        """Made when first asked for: that may take as long as a step of a small layer, and optimisers don't ask."""
+        if self._params is None:
+            self._params = views(self.flat, self._shapes or {})
+        return self._params
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of ``params``."""
+        if self._shapes is None:
+            self._shapes = {name: tuple(a.shape) for name, a in self.params.items()}
+        return self._shapes
+
+    def __repr__(self) -> str:
+        return f"Gradients(x={self.x!r}, state={self.state!r}, params={self.params!r})"
 
     def __reduce__(self) -> Any:
         """A copy's ``params`` are views of its own ``flat``."""
-        return _gradients, (self.x, self.state, {name: a.shape for name, a in self.params.items()}, self.flat)
-
-
-def _gradients(x: Array | None, state: Any, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> Gradients:
-    params, at = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        params[name] = flat[at : at + size].reshape(shape)
-        at += size
-    return Gradients(x, state, params, flat)
+        return Gradients, (self.x, self.state, None, self.flat, dict(self.shapes))
 
 
 class Tape:

@@ -274,7 +274,7 @@ class Sequential(Module):
             _check.shape(dy, "dy", tape.y_shape)
         flat = fresh((self._parameters.size,), self._parameters.dtype)
         dx, states = self._through_parts(tape, dy, dstate, retain, flat.__setitem__)
-        return Gradients(dx, states, self._parameters.views_of(flat), flat)
+        return Gradients(dx, states, None, flat, self._parameters.shapes)
 
     def _go_back_there(self, tape: SequentialTape, place: Place, dy: Any, dstate: Any, retain: bool) -> Gradients:
         self._check_dstate(tape, dstate)
@@ -288,8 +288,7 @@ class Sequential(Module):
             place.machine.copy(flat.flat[at], gradients.numbers())
 
         dx, states = self._through_parts(tape, slope, dstate, retain, put)
-        params = {name: place.wrap(a) for name, a in self._parameters.views_of(flat).items()}
-        return Gradients(place.wrap(dx), place.wrap(states), params, place.wrap(flat))
+        return Gradients(place.wrap(dx), place.wrap(states), None, place.wrap(flat), self._parameters.shapes)
 
     def _through_parts(
         self, tape: SequentialTape, dy: Any, dstate: Any, retain: bool, put: Callable[[slice, Any], None]

@@ -360,7 +360,7 @@ class Recurrent(Module):
                 if not retain:
                     tape._consume()  # even if interrupted: what it kept has been worked on in place
             dstate = self._axes.user_state(dh, dc, tape.batched)
-            return Gradients(dx, dstate, self._parameters.views_of(flat), flat)
+            return Gradients(dx, dstate, None, flat, self._parameters.shapes)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> Any:
         if self._parameters.machine is not None:

@@ -267,7 +267,7 @@ class Seq2Seq(Module, cpu_only=True):
             tape._consume()
         flat = np.concatenate([*reading, *writing, *flats, *looking], dtype=self.dtype)
         dx: Any = self._turn(dsource), self._turn(dgiven)
-        return Gradients(dx, None, self._parameters.views_of(flat), flat)
+        return Gradients(dx, None, None, flat, self._parameters.shapes)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> list[Any]:
         """The states of the decoder's leaves; everything that could be wrong, before any part's tape is used up."""

@@ -188,7 +188,7 @@ class Stateless(Module):
             dx = self._back(tape.kept, dy, params)
             if not retain:
                 tape._consume()
-            return Gradients(dx, None, params, flat)
+            return Gradients(dx, None, None, flat, self._parameters.shapes)
 
     def _backward_there(self, tape: StatelessTape, place: Place, dy: Any, retain: bool) -> Gradients:
         if dy is None:
@@ -201,7 +201,7 @@ class Stateless(Module):
         dx = self._back_there(tape.kept, slope, params)
         if not retain:
             tape._consume()
-        return Gradients(place.wrap(dx), None, {n: place.wrap(a) for n, a in params.items()}, place.wrap(flat))
+        return Gradients(place.wrap(dx), None, None, place.wrap(flat), self._parameters.shapes)
 
     def _check_dstate(self, tape: Any, dstate: Any) -> None:
         if dstate is not None:

@@ -179,7 +179,7 @@ class Two(nbrnn.module.Module):
     def backward(self, tape, dy=None, dstate=None, retain=False):
         back = self.other.backward(tape[1], dy)
         flat = np.concatenate([self.one.backward(tape[0], None, back.state).flat, back.flat])
-        return nbrnn.Gradients(None, None, self._parameters.views_of(flat), flat)
+        return nbrnn.Gradients(None, None, None, flat, self._parameters.shapes)
 
     def _lengths_after(self, lengths):
         return lengths[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -45,23 +44,26 @@ class Unit:
 
     def __init__(self, form: Form, parameters: Array) -> None:
         self.form, self._parameters = form, parameters
-        self._packed: list[tuple[str, Packed]] = []
+        self._packed: dict[str, Packed] = {}
 
     def __del__(self) -> None:
-        for way, packed in self._packed:
+        for way, packed in self._packed.items():
             self.form.give(way, packed)
 
-    # Packed when first needed: who never trains never pays for the way back.
+    # Packed when first needed: who never trains never pays for the way back.  (``functools.cached_property`` would take
+    # a lock.  Threads that come at the same time may both pack: the same numbers, so it doesn't matter whose stay.)
 
-    @functools.cached_property
+    @property
     def net(self) -> Any:
         """Weights for ``forward``; good for as long as somebody has the unit."""
-        return self._pack("forward")
+        packed = self._packed.get("forward")
+        return self._pack("forward") if packed is None else packed.given
 
-    @functools.cached_property
+    @property
     def nets_back(self) -> tuple[Any, Any]:
         """Weights for ``backward`` and for ``gradients``, likewise."""
-        return self._pack("back")
+        packed = self._packed.get("back")
+        return self._pack("back") if packed is None else packed.given
 
     @property
     def net_of_steps(self) -> Any:
@@ -84,8 +86,7 @@ class Unit:
         if way == "back" and form.dx_by_digits:
             panels, found = packed.given[1], aligned((MOVERS, form.sizes.W), form.dtype)
             dx_digits_kernel(form.dtype, form.lanes)(CALLER, _team(form, form.I), panels, panels.digits, found)
-        self._packed.append((way, packed))
-        return packed.given
+        return self._packed.setdefault(way, packed).given
 
     def masks(self, batch: int, p: float, key: tuple[int, int], layer: int, direction: int) -> Array:
         """What h is multiplied by where it enters W_hh, and the room that ``forward`` wants beside it."""

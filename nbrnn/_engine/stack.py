@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -77,19 +78,25 @@ class Stack:
     def __init__(self, parts: list[Part], parameters: Array, directions: int, rooms: Rooms) -> None:
         self.parts, self.directions, self.rooms = parts, directions, rooms
         self.units = [Unit(form, parameters[at]) for form, at in parts]
-        if directions == 1:
-            self.levels = [[Chain(self.units, 0, False, rooms)]]
-        else:
-            self.levels = [
-                [
-                    Chain([self.units[2 * layer]], layer, False, rooms),
-                    Chain([self.units[2 * layer + 1]], layer, True, rooms),
-                ]
-                for layer in range(len(self.units) // 2)
-            ]
-        #: Numbers that ``record`` keeps for a step of a sequence, at most: what ``numbers_to_record`` counts exactly.
-        self.kept_at_most = sum([form.kept_at_most for form, _ in parts])
         self.K, self.dtype = parts[0][0].K, parts[0][0].dtype
+
+    @functools.cached_property
+    def levels(self) -> list[list[Chain]]:
+        """Made when first needed: small calls (``_small``) do without, and are made anew for all new parameters."""
+        if self.directions == 1:
+            return [[Chain(self.units, 0, False, self.rooms)]]
+        return [
+            [
+                Chain([self.units[2 * layer]], layer, False, self.rooms),
+                Chain([self.units[2 * layer + 1]], layer, True, self.rooms),
+            ]
+            for layer in range(len(self.units) // 2)
+        ]
+
+    @functools.cached_property
+    def kept_at_most(self) -> int:
+        """Numbers that ``record`` keeps of a step of a sequence, at most: what ``numbers_to_record`` counts exactly."""
+        return sum(form.kept_at_most for form, _ in self.parts)
 
     def _own(self, level: int, direction: int) -> slice:
         """Which entries of a list over layers and directions a chain has."""

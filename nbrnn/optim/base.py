@@ -128,8 +128,7 @@ class Optimizer:
         else:
             g = place.adopt(grads.flat, "grads.flat", parameters.dtype)
         _check.shape(g, "grads.flat", (parameters.size,))
-        given = {name: tuple(a.shape) for name, a in grads.params.items()}
-        if given and given != parameters.shapes:
+        if grads.shapes and grads.shapes != parameters.shapes:
             raise ValueError(f"grads must come from backward of {self.net._called()}, got those of another network")
         return np.require(g, requirements=("C", "A")) if place is None else g
 
