@@ -66,7 +66,7 @@ def sum_inputs(e, net, first, count, n, xs, to, stride):
                     out.store(value, q * e.W)
 
         # With so many rows it matters little how the last few are covered: less to compile.
-        each_tile(n, (most, *(size for size in fewer if size < 4)), tile)
+        each_tile(n, (most, *(size for size in fewer if size < 3)), tile)
 
     (most, *fewer), zero = tile_rows(e.lanes, G * blocks), e.integer(0)
     each_in_turn(first // z.U, count // z.U, zero, block)

@@ -34,14 +34,20 @@ FEW = 2
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
     """Sizes of tiles, largest first: as many rows of ``vectors`` sums each as registers hold, then fewer."""
     most = max(1, min(8, accumulators(lanes) // vectors))
-    return (most, *(size for size in (4, 2, 1) if size < most))
+    return (most, *(size for size in (4, 3, 2, 1) if size < most))
 
 
 def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
-    """Cover rows 0..n by tiles: ``body(first row, number of rows)``."""
+    """Cover rows 0..n by tiles: ``body(first row, number of rows)``.
+
+    A single row takes as long as two: so where one would be left over, 5 rows are 3 and 2, 7 rows 4 and 3, where tiles
+    have these sizes.
+    """
     start = n.e.integer(0)
     for size in sizes:
         count = (n - start) // size
+        if size > 3 in sizes:
+            count = count - truth(n.e, "==", (n - start) % size, 1) * count.at_most(1)
         n.e.each(count, lambda q, size=size, start=start: body(start + q * size, size))  # type: ignore[misc]
         start = start + count * size
 
