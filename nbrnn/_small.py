@@ -148,8 +148,9 @@ def _shape(axes: Axes, stack: Stack, x: Array) -> Shape | None:
     form = stack.parts[0][0]
     if len(stack.units) > 1 or x.size == 0 or x.ndim not in (2, 3) or x.shape[-1] != form.I:
         return None
-    batched = x.ndim == 3
-    steps, size, _ = axes.turn(x, batched).shape
+    batched, steps, size = x.ndim == 3, x.shape[0], 1
+    if batched:
+        steps, size = x.shape[1::-1] if axes.batch_first else x.shape[:2]
     seconds = cost.plan(form.work_forward, size, 1).seconds * steps
     if seconds >= cost.WORTH_IT:
         return None

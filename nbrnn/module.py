@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import re
 import threading
@@ -22,6 +23,7 @@ Array = NDArray[Any]
 Seed = np.random.Generator | np.random.SeedSequence | int | None
 
 
+@dataclasses.dataclass(init=False, repr=False, eq=False)
 class Gradients:
     """Gradients of a loss.
 
@@ -44,6 +46,11 @@ class Gradients:
         For all parameters, as one vector in the order of ``layer.flat``.
     """
 
+    x: Array | None
+    state: Any
+    params: Mapping[str, Array]
+    flat: Array
+
     def __init__(
         self,
         x: Array | None,
@@ -55,7 +62,7 @@ class Gradients:
         self.x, self.state, self.flat = x, state, flat
         self._params, self._shapes = params, shapes
 
-    @property
+    @property  # type: ignore[no-redef]
     def params(self) -> Mapping[str, Array]:
         """Made when first asked for: that may take as long as a step of a small layer, and optimisers don't ask."""
         if self._params is None:

@@ -67,7 +67,7 @@ INSIDE = {
         "sums", "pointwise", "distance", "softmax", "normalise", "table", "pooling", "rows", "single", "parts", "losses",
     ],
     "_loops": ["__init__", "beam", "ctc", "elementwise", "largest", "layer_norm", "scatter", "softmax", "update"],
-    "_engine": ["__init__", "rooms", "batch", "chain", "stack"],
+    "_engine": ["__init__", "rooms", "batch", "chain", "alone", "stack"],
     "io": ["container", "network", "torch", "__init__"],
     "estimators": ["scale", "inputs", "base", "sequences", "classifier", "regressor", "series", "forecaster", "__init__"],
     "optim": ["base", "sgd", "rmsprop", "adam", "clip", "schedule_base", "schedules", "__init__"],

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._kernel import kernel, part
+from .._kernel import kernel
 from .emit import I64
 from .rows import address
 
@@ -33,7 +33,7 @@ _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@part
+@kernel
 def philox(c0, c1, c2, c3, k0, k1):
     """Four words (as uint64 below 2^32) for a counter of four and a key of two such words."""
     for _ in range(10):

@@ -17,6 +17,7 @@ from .._cpu.chosen import Chosen
 from .._cpu.form import Form
 from .._cpu.pieces import Loop, run
 from .._cpu.unit import Unit, writeable
+from . import alone
 from .batch import Batch
 from .chain import Chain, Pass, Stretch
 from .rooms import Rooms
@@ -129,8 +130,10 @@ class Stack:
         if to is not y:
             y[...] = to
 
-    def record(self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]) -> Record:
+    def record(self, way: Pass, x: Array | Chosen, y: Array, h: list[Array], c: list[Array]) -> Record | alone.Alone:
         """The same, keeping what the way back needs."""
+        if len(self.units) == 1 and way.checkpoint is None and way.batch.steps > 0 and not isinstance(x, Chosen):
+            return alone.record(self.units[0], self.rooms, way, x, y, h[0], c[0])
         record = Record(way, [], [], [])
         for n, level in enumerate(self.levels):
             last = n == len(self.levels) - 1
@@ -149,7 +152,7 @@ class Stack:
 
     def back(
         self,
-        record: Record,
+        record: Record | alone.Alone,
         dy: Array | None,
         dx: Array,
         dh: list[Array],
@@ -162,6 +165,9 @@ class Stack:
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
         into those for the states before; ``gradients`` is written: a vector as that of the parameters.
         """
+        if isinstance(record, alone.Alone):
+            record.back(dy, dx, dh[0], dc[0], gradients, retain)
+            return
         way, keys = record.way, [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
         sums = [self.rooms.take(key, u.form.new_sums) for key, u in zip(keys, self.units, strict=True)]
         totals = [one.totals for one in sums]
@@ -200,8 +206,10 @@ class Stack:
         passed = copies * (len(self.levels) - 1) * self._passed(way.batch)
         return passed + sum(chain.numbers_kept(way) for level in self.levels for chain in level)
 
-    def numbers_to_go_back(self, record: Record, retain: bool) -> int:
+    def numbers_to_go_back(self, record: Record | alone.Alone, retain: bool) -> int:
         """For ``back``."""
+        if isinstance(record, alone.Alone) and not retain:
+            return 0
         copies = 1 if record.way.drop is None else 2
         passed = min(2, len(self.levels) - 1) * copies * self._passed(record.way.batch)
         return passed + (sum(chain.numbers_kept(record.way) for chain in self.levels[0]) if retain else 0)
