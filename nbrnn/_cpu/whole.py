@@ -71,7 +71,7 @@ LEAST = 4
 LEVELS = (((0, 0),), ((0, 1), (1, 0)), ((0, 2), (1, 1), (2, 0)), ((1, 2), (2, 1)))
 
 _I8, _I32 = ir.IntType(8), ir.IntType(32)
-_LANES, _BYTES = ir.VectorType(_I32, SIDE), ir.VectorType(_I8, 4 * SIDE)
+_LANES = ir.VectorType(_I32, SIDE)
 
 
 class Whole:
@@ -252,7 +252,8 @@ def sums_of_row(e: Emit, blocks: Int, a: Ptr, columns: Sequence[Ptr]) -> list[li
                 for p, pairs in enumerate(parts):
                     x = sums[v * len(parts) + p].x
                     for of_a, of_b in pairs:
-                        given = [e.b.bitcast(y, _BYTES) for y in (numbers[of_a], weights[of_b])]
+                        # Four bytes as a number of 32 bits: so LLVM had them up to 20, and still takes them.
+                        given = [numbers[of_a], weights[of_b]]
                         x = e.intrinsic("llvm.x86.avx512.vpdpbusd.512", _LANES, [x, *given])
                     made.append(Whole(x))
             return made
