@@ -345,7 +345,8 @@ class Recurrent(Module):
                 _check.shape(dy, "dy", tape.y_shape)
                 dy = self._axes.turn(dy, tape.batched)
             dh, dc = self._check_dstate(tape, dstate)
-            if (small := isinstance(record, _small.Record)) is False:
+            small = isinstance(record, _small.Record)
+            if not small:
                 between, dx_size = tape.stack.numbers_to_go_back(record, retain), math.prod(tape.x_shape)
                 require(lambda: f"{self._called()}.backward", self.dtype, dx=dx_size, between_layers=between)
             dx = fresh(tape.x_shape, self.dtype, zero=not record.way.batch.full)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nbrnn._cpu import unit
 from nbrnn._engine import chain
-from tests.cases import Case, cases
+from tests.cases import KINDS, Case, cases
 from tests.tolerances import assert_close, error, tolerance
 
 same = np.testing.assert_array_equal  # NaN equals NaN, and must stand in the same places
@@ -195,6 +195,17 @@ def test_each_sequence_and_each_cut_is_a_run_of_its_own(case):
         same(before, whole["dh"][:, b])
     for name, a in total.items():
         assert_close(whole[name], a, case.dtype, case.T, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_rows_is_covered_by_tiles(kind):
+    """Tiles are of 8, 6, 4, 3, 2 rows or one, and which of them follow each other depends on how many rows there are."""
+    case = Case(kind, "float32", T=2, B=27, I=5, H=20, P=9, seed=3)
+    y, _, _, grads = case.train(dstate=None)
+    for B in range(1, 27):
+        some = case.train(x=case.x[:, :B].copy(), dy=case.dy[:, :B].copy(), dstate=None)
+        same(some[0], y[:, :B])
+        same(some[3].x, grads.x[:, :B])
 
 
 @given(cases(L=st.integers(2, 3), bidirectional=False, **NOT_EMPTY), st.integers(1, 4))
