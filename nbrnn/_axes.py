@@ -129,7 +129,7 @@ class Axes:
                 label, part = given[n]
                 array = _check.array(part, label, self.dtype)
                 _check.shape(array, label, (count, batch, size) if batched else (count, size))
-                made.append(array.copy().reshape(count, batch, size))
+                made.append(np.array(array, order="C").reshape(count, batch, size))
         return made[0], made[1]
 
     def user_state(self, h: Array, c: Array, batched: bool) -> Any:

@@ -80,7 +80,7 @@ def record(unit: Unit, rooms: Rooms, way: Pass, x: Array, y: Array, h: Array, c:
     """See ``Stack.record``; of the states those of the layer."""
     form, batch = unit.form, way.batch
     rows = batch.rows(0, batch.steps)
-    key, began = ("record", batch.size, rows, form.lanes), h.copy()
+    key, began = ("record", batch.size, rows, form.lanes), np.array(h)
     room = rooms.take(
         key, lambda: Room(aligned((rows, form.saved_width), form.dtype), form.forward_workspace(batch.size))
     )
