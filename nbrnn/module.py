@@ -69,6 +69,10 @@ class Gradients:
             self._params = views(self.flat, self._shapes or {})
         return self._params
 
+    @params.setter
+    def params(self, params: Mapping[str, Array]) -> None:
+        self._params, self._shapes = params, None
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of ``params``."""

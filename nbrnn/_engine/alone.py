@@ -4,42 +4,18 @@ and checkpoints need, which would take longer than a small layer's step.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._cpu.form import Form, Sums
 from .._cpu.pieces import run
 from .._cpu.unit import Unit
-from .._memory import aligned, aligned_copy
-from .chain import Pass
+from .._memory import aligned_copy
+from .chain import Pass, Room, RoomBack
 from .rooms import Rooms
 
 Array = NDArray[Any]
-
-
-class Room(NamedTuple):
-    """Memory that a pass runs in, and leaves something in."""
-
-    saved: Array
-    work: tuple[Array, ...]
-
-
-class RoomBack(NamedTuple):
-    """Memory that the way back runs in."""
-
-    work: tuple[Array, ...]
-    work_of_gradients: Any
-    sums: Sums
-
-
-def _make_back(form: Form, size: int) -> RoomBack:
-    return RoomBack(form.backward_workspace(size), form.gradients_workspace(), form.new_sums())
-
-
-def _bytes(*arrays: Array) -> int:
-    return sum(a.nbytes for a in arrays)
 
 
 def _masks(unit: Unit, way: Pass) -> Array:
@@ -58,32 +34,35 @@ class Alone:
         self.way, self._unit, self._rooms, self._key, self._room = way, unit, rooms, key, room
         self._x, self._y, self._began = x, y, began
 
-    def back(self, dy: Array | None, dx: Array, dh: Array, dc: Array, gradients: Array, retain: bool) -> None:
-        """See ``Stack.back``; of the states those of the layer."""
-        unit, form, batch, masks = self._unit, self._unit.form, self.way.batch, _masks(self._unit, self.way)
-        key = ("back", batch.size, form.most_for_gradients(), form.lanes)
-        room = self._rooms.take(key, lambda: _make_back(form, batch.size))
-        saved = aligned_copy(self._room.saved) if retain else self._room.saved  # the way back works in place
+    @property
+    def _saved(self) -> Array:
+        assert self._room.saved is not None
+        return self._room.saved[0]
+
+    def back(self, dy: Array | None, dx: Array, dh: Array, dc: Array, totals: Any, retain: bool) -> None:
+        """See ``Chain.back``; of states and totals those of the layer."""
+        unit, batch, masks = self._unit, self.way.batch, _masks(self._unit, self.way)
+        key = ("back", batch.size, unit.form.most_for_gradients(), unit.form.lanes)
+        room = self._rooms.take(key, lambda: RoomBack([unit], 0, batch.size, 0))
+        (work, work_of_gradients), when = room.work[0], batch.when(0, False)
+        saved = aligned_copy(self._saved) if retain else self._saved  # the way back works in place
         slope = np.empty((batch.steps, batch.size, 0), dx.dtype) if dy is None else dy
-        when, of_sums = batch.when(0, False), (room.sums.totals, room.work_of_gradients)
-        for loop in unit.backward(when, slope, dh, dc, masks, saved, room.work):
+        for loop in unit.backward(when, slope, dh, dc, masks, saved, work):
             run(loop)
-        unit.gradients(when, self._x, self._y, self._began, masks, dx, False, saved, False, *of_sums)
-        unit.read_sums(room.sums, gradients)
-        self._rooms.give(key, room, _bytes(*room.work, *room.work_of_gradients, room.sums.vector))
+        given = (self._x, self._y, self._began, masks, dx, False, saved, False)
+        unit.gradients(when, *given, totals, work_of_gradients)
+        self._rooms.give(key, room, room.size)
 
     def __del__(self) -> None:
-        self._rooms.give(self._key, self._room, _bytes(self._room.saved, *self._room.work))
+        self._rooms.give(self._key, self._room, self._room.size)
 
 
 def record(unit: Unit, rooms: Rooms, way: Pass, x: Array, y: Array, h: Array, c: Array) -> Alone:
     """See ``Stack.record``; of the states those of the layer."""
-    form, batch = unit.form, way.batch
+    batch = way.batch
     rows = batch.rows(0, batch.steps)
-    key, began = ("record", batch.size, rows, form.lanes), np.array(h)
-    room = rooms.take(
-        key, lambda: Room(aligned((rows, form.saved_width), form.dtype), form.forward_workspace(batch.size))
-    )
-    for loop in unit.forward(batch.when(0, False), x, y, h, c, _masks(unit, way), room.saved, room.work):
+    key, began = ("record", batch.size, rows, unit.form.lanes), np.array(h)
+    left = Alone(unit, rooms, way, key, rooms.take(key, lambda: Room([unit], 0, batch.size, rows, 0)), x, y, began)
+    for loop in unit.forward(batch.when(0, False), x, y, h, c, _masks(unit, way), left._saved, left._room.work[0]):
         run(loop)
-    return Alone(unit, rooms, way, key, room, x, y, began)
+    return left

@@ -165,12 +165,29 @@ class Stack:
         ``dx`` (T, B, I) is written where sequences run; ``dh`` and ``dc`` turn from gradients for the states after
         into those for the states before; ``gradients`` is written: a vector as that of the parameters.
         """
-        if isinstance(record, alone.Alone):
-            record.back(dy, dx, dh[0], dc[0], gradients, retain)
-            return
-        way, keys = record.way, [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
+        keys = [("sums", q, u.form.lanes) for q, u in enumerate(self.units)]
         sums = [self.rooms.take(key, u.form.new_sums) for key, u in zip(keys, self.units, strict=True)]
         totals = [one.totals for one in sums]
+        if isinstance(record, alone.Alone):
+            record.back(dy, dx, dh[0], dc[0], totals[0], retain)
+        else:
+            self._back_through_levels(record, dy, dx, dh, dc, totals, retain)
+        for key, unit, one, (_, at) in zip(keys, self.units, sums, self.parts, strict=True):
+            unit.read_sums(one, gradients[at])
+            self.rooms.give(key, one, one.vector.nbytes)
+
+    def _back_through_levels(
+        self,
+        record: Record,
+        dy: Array | None,
+        dx: Array,
+        dh: list[Array],
+        dc: list[Array],
+        totals: list[Any],
+        retain: bool,
+    ) -> None:
+        """The same for the totals that gradients are read from."""
+        way = record.way
         for n in reversed(range(len(self.levels))):
             x = record.inputs[n]
             into = dx if n == 0 else np.empty(x.shape, x.dtype)
@@ -184,9 +201,6 @@ class Stack:
             dy = into
             if n > 0 and way.drop is not None:
                 dy = way.drop(into, n - 1, self.directions, 0)
-        for key, unit, one, (_, at) in zip(keys, self.units, sums, self.parts, strict=True):
-            unit.read_sums(one, gradients[at])
-            self.rooms.give(key, one, one.vector.nbytes)
 
     # How many numbers a pass holds at a time, besides x, y and dx.
 
