@@ -46,7 +46,7 @@ def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) ->
     start = n.e.integer(0)
     for size in sizes:
         count = (n - start) // size
-        if size > 3 and 3 in sizes:
+        if size > 2 and 2 in sizes:
             count = count - truth(n.e, "==", (n - start) % size, 1) * count.at_most(1)
         n.e.each(count, lambda q, size=size, start=start: body(start + q * size, size))  # type: ignore[misc]
         start = start + count * size
