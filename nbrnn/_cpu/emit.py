@@ -346,6 +346,12 @@ class Vec:
         less = e.b.fcmp_ordered("<=", self.x, e.vec(bound).x)
         return Vec(e, e.b.select(less, e.vec(then).x, e.vec(otherwise).x))
 
+    def if_negative(self, then: Vec | float, otherwise: Vec | float) -> Vec:
+        """``then`` where the sign is that of a negative number (-0 too), else ``otherwise``."""
+        e = self.e
+        negative = e.b.icmp_signed("<", e.b.bitcast(self.x, e.bits_type), e.bits_of(0))
+        return Vec(e, e.b.select(negative, e.vec(then).x, e.vec(otherwise).x))
+
     # What cells are written in (_cells.ops)
 
     def exp(self) -> Vec:

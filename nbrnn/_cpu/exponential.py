@@ -12,12 +12,13 @@ that tanh is right near 0.  Largest errors over the whole range, in units of the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 if TYPE_CHECKING:
-    from .emit import Vec
+    from .emit import Emit, Vec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +35,15 @@ class _Format:
     one: float  # tanh rounds to 1 from here on
     lift: int  # 2^lift e^x is a normal number wherever e^x is not 0
 
-    @property
-    def magic(self) -> float:
-        """1.5 * 2^mantissa: adding it rounds to an integer, which then stands in the lowest bits."""
-        return 1.5 * 2.0**self.mantissa
+    def magic(self, lift: int) -> float:
+        """1.5 * 2^mantissa and what stands for 2^lift as an exponent: adding it rounds to an integer, which then stands
+        in the lowest bits, raised by that.
+        """
+        return 1.5 * 2.0**self.mantissa + self.bias + lift
 
     @property
     def magic_bits(self) -> int:
-        return (self.bias + self.mantissa << self.mantissa) + (1 << self.mantissa - 1)
+        return (self.bias + self.mantissa << self.mantissa) + (1 << self.mantissa - 1) + self.bias
 
 
 _FORMATS = {
@@ -88,32 +90,42 @@ _FORMATS = {
 }
 
 
-def _reduced(x: Vec) -> tuple[Vec, ir.Value]:
-    """(p, k) with e^x = 2^k (1 + p); x between ``underflow`` and ``overflow``."""
+def _expm1(r: Vec, q: Sequence[float]) -> Vec:
+    """r + r^2 q(r) by Estrin's scheme: sums of two terms of q, of which two are added at a time, so that few operations
+    wait for each other.
+    """
+    e, square = r.e, r * r
+    terms, power = [e.fma(r, e.vec(high), e.vec(low)) for low, high in zip(q[::2], q[1::2], strict=True)], square
+    while len(terms) > 1:
+        pairs = [e.fma(power, high, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms, power = pairs + terms[2 * len(pairs) :], power * power
+    return e.fma(square, terms[0], r)
+
+
+def _reduced(x: Vec, times: float = 1.0, lift: int = 0) -> tuple[Vec, ir.Value]:
+    """(p, k) with e^y = 2^k (1 + p) for y = ``times`` x, a power of 2 or its negative; y between ``underflow`` and
+    ``overflow``.  Of k, the lowest bits are those of 2^(k + lift) as an exponent.
+    """
     e, form = x.e, _FORMATS[x.e.bits]
-    rounded = e.fma(x, e.vec(1.4426950408889634), e.vec(form.magic))
-    k = e.b.sub(e.b.bitcast(rounded.x, e.bits_type), e.bits_of(form.magic_bits))
-    n = rounded - form.magic
-    r = e.fma(n, e.vec(-form.ln2_low), e.fma(n, e.vec(-form.ln2_high), x))
-    q = e.vec(form.q[-1])
-    for coefficient in form.q[-2::-1]:
-        q = e.fma(q, r, e.vec(coefficient))
-    return e.fma(r * r, q, r), k
+    magic = form.magic(lift)
+    rounded = e.fma(x, e.vec(times * 1.4426950408889634), e.vec(magic))
+    n = rounded - magic
+    r = e.fma(n, e.vec(-form.ln2_low), e.fma(n, e.vec(-form.ln2_high), x if times == 1 else x * times))
+    return _expm1(r, form.q), e.b.bitcast(rounded.x, e.bits_type)
 
 
-def _two_to(k: ir.Value, e, lift: int = 0) -> Vec:  # type: ignore[no-untyped-def]
-    """2^(k + lift) for a normal one."""
-    form = _FORMATS[e.bits]
-    bits = e.b.shl(e.b.add(k, e.bits_of(form.bias + lift)), e.bits_of(form.mantissa))
-    return e.vec(0.0).like(e.b.bitcast(bits, e.type))
+def _two_to(k: ir.Value, e: Emit) -> Vec:
+    """The number with that exponent."""
+    return e.vec(0.0).like(e.b.bitcast(e.b.shl(k, e.bits_of(_FORMATS[e.bits].mantissa)), e.type))
 
 
 def _exp(x: Vec) -> Vec:
     """e^x for x between ``underflow`` and ``overflow``: in two factors, since 2^k itself may be no normal number."""
-    e = x.e
+    e, form = x.e, _FORMATS[x.e.bits]
     p, k = _reduced(x)
+    k, bias = e.b.sub(k, e.bits_of(form.magic_bits)), e.bits_of(form.bias)
     half = e.b.ashr(k, e.bits_of(1))
-    first, second = _two_to(half, e), _two_to(e.b.sub(k, half), e)
+    first, second = _two_to(e.b.add(half, bias), e), _two_to(e.b.add(e.b.sub(k, half), bias), e)
     return e.fma(first, p, first) * second
 
 
@@ -132,19 +144,17 @@ def sigmoid(x: Vec) -> Vec:
     """
     e, form = x.e, _FORMATS[x.e.bits]
     t = -abs(x)
-    p, k = _reduced(t.if_less(form.underflow, form.underflow, t))
-    high, one = _two_to(k, e, form.lift), 2.0**form.lift
-    t = e.fma(high, p, high)
-    return x.if_less(0.0, t, one) / (one + t)
+    p, k = _reduced(t.if_less(form.underflow, form.underflow, t), lift=form.lift)
+    high, one = _two_to(k, e), 2.0**form.lift
+    return x.if_negative(e.fma(high, p, high), one) / e.fma(high, p, high + one)
 
 
 def tanh(x: Vec) -> Vec:
-    """-m / (m + 2) with m = e^(-2|x|) - 1, and the sign of x (that of -0 too)."""
+    """m / (2 - m) with m = 1 - e^(-2|x|), and the sign of x (that of -0 too)."""
     e, form = x.e, _FORMATS[x.e.bits]
-    a = -2.0 * abs(x)
-    p, k = _reduced(a.if_less(-2.0 * form.one, -2.0 * form.one, a))
+    a = -abs(x)
+    p, k = _reduced(a.if_less(-form.one, -form.one, a), times=2.0)
     t = _two_to(k, e)
-    m = e.fma(t, p, t - 1.0)
     sign = e.b.and_(e.b.bitcast(x.x, e.bits_type), e.bits_of(1 << e.bits - 1))
-    bits = e.b.or_(e.b.bitcast(abs(m / (m + 2.0)).x, e.bits_type), sign)
-    return x.like(e.b.bitcast(bits, e.type))
+    quotient = e.fma(-t, p, 1.0 - t) / e.fma(t, p, 1.0 + t)
+    return x.like(e.b.bitcast(e.b.or_(e.b.bitcast(quotient.x, e.bits_type), sign), e.type))
