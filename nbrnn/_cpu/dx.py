@@ -31,22 +31,10 @@ def digits_wanted(I: int, H: int, gates: int) -> bool:
 @primitive
 def dx_rows(e, panels, n, dsums, stride, out, out_stride):
     """n rows of dx: gradients of the sums times W_ih."""
+    piece, parts = tiles.Piece(n, e.integer(0), panels.I, e.integer(0)), panels.gates
+    dsums, out = e.ptr(dsums), e.ptr(out)
     tiles.product(
-        e,
-        n,
-        e.ptr(dsums),
-        stride,
-        panels.gates,
-        panels.slot,
-        panels.H,
-        panels.w,
-        e.integer(0),
-        panels.I,
-        e.integer(0),
-        e.ptr(out),
-        out_stride,
-        add=False,
-        many=True,
+        e, piece, dsums, stride, parts, panels.slot, panels.H, panels.w, out, out_stride, add=False, many=True
     )
 
 

@@ -13,8 +13,6 @@ from .dx import all_finite
 from .emit import Int, Vec
 from .rows import address, primitive, spread_row
 
-NV = tiles.NV
-
 #: Rows that are gathered and multiplied at once: the three slabs of a tile stay in the first cache (30 KB).  The matrix
 #: unit wants more of them, since it takes long to give back what it has summed.
 CHUNK, CHUNK_OF_UNIT = 160, 320
@@ -27,9 +25,10 @@ GROUP = 8
 
 
 @primitive
-def outer_tile(e, panels, count, a, b, b_step, c, c_stride, rest, begun):
+def outer_of_slabs(e, panels, slabs, count, a, a_step, vectors, b, b_step, c, c_stride, rest, begun):
     """See ``tiles.outer``."""
-    tiles.outer(e, count, e.ptr(a), e.ptr(b), b_step, e.ptr(c), c_stride, rest, begun)
+    a, b, c = map(e.ptr, (a, b, c))
+    tiles.outer(e, slabs, count, a, a_step, vectors, b, b_step, c, c_stride, rest, begun)
 
 
 @primitive
@@ -130,7 +129,5 @@ def add_group(panels, fits, count, q, n, real, table, numbers, vector, total, fi
             scales = back + (q + i) * line
             outer_of_digits(panels, each, count, a, scales, columns // W, b, to, columns, rest, int(begun))
         else:
-            for k in range(0, columns, NV * W):
-                for m in range(each):
-                    at, factor = to + (m * W * columns + k) * item, factors + (q + i + m) * slab
-                    outer_tile(panels, count, factor, slabs + k * rows * item, rows * W, at, columns, rest, int(begun))
+            a, step, vectors = factors + (q + i) * slab, rows * W, columns // W
+            outer_of_slabs(panels, each, count, a, step, vectors, slabs, step, to, columns, rest, int(begun))

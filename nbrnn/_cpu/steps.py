@@ -33,7 +33,7 @@ from .isa import accumulators
 from .packing import Sizes, block_vectors, known
 from .rows import NetView, emitter, primitive, stack
 from .team import share
-from .tiles import NV, Turn, accumulate_beside, each_tile, next_panel, product, tile_rows
+from .tiles import NV, Piece, Turn, accumulate_beside, each_tile, next_panel, product, tile_rows
 from .whole_step import Activate, carry_back, each_row
 
 #: Rows, or blocks of a single row, that are activated side by side: each operation waits for the one before, and while
@@ -126,7 +126,7 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
     cell, z = known(e, net)
     blocks, S, E = block_vectors(cell), cell.sums(), cell.extras()
     starts, h, fed, c = e.ptr(starts), e.ptr(h), e.ptr(fed), e.ptr(c)
-    keep = None if saved is None else e.ptr(saved)
+    keep, piece = None if saved is None else e.ptr(saved), Piece(n, first, count, down)
     if not cell.projected:
         out, out_stride = e.ptr(h_new), z.Kp
     elif keep is None:
@@ -163,26 +163,16 @@ def step(e, net, first, count, down, n, xs, starts, inputs, h, fed, h_new, c, m,
                 store_beside(of_each(_slot(keep, cell, z, i, q) + column, cell.slots() * z.Hp), value)
 
     if e.in_bytes:
-        each_row(e, net, first, count, down, n, starts, fed, e.ptr(room), activate)
+        each_row(e, net, piece, starts, fed, e.ptr(room), activate)
     else:
-        _each_tile_of_rows(e, net, first, count, down, n, e.ptr(xs), starts, inputs, fed, activate)
+        _each_tile_of_rows(e, net, piece, e.ptr(xs), starts, inputs, fed, activate)
 
 
 def _each_tile_of_rows(
-    e: Emit,
-    net: NetView,
-    first: Int,
-    count: Int,
-    down: Int,
-    n: Int,
-    xs: Ptr,
-    starts: Ptr,
-    inputs: Int,
-    fed: Ptr,
-    activate: Activate,
+    e: Emit, net: NetView, piece: Piece, xs: Ptr, starts: Ptr, inputs: Int, fed: Ptr, activate: Activate
 ) -> None:
     """Activate all rows and blocks: sums of a few rows at a time in registers."""
-    cell, z = known(e, net)
+    (n, first, count, down), (cell, z) = piece, known(e, net)
     blocks, G, S, w = block_vectors(cell), len(cell.gates), cell.sums(), net.w
     most, *fewer = tile_rows(e.lanes, G * blocks)
     room, split = stack(e, max(most, PAIR) * S * blocks * e.W), (S - G) * blocks
@@ -263,8 +253,8 @@ def project(e, net, first, count, n, m, saved, h_new):
     else:
         source, stride = _slot(e.ptr(saved), cell, z, e.integer(0), cell.slot_projected()), z.Hp * cell.slots()
     one, zero = e.integer(1), e.integer(0)
-    panels, out = net.w + z.projection, e.ptr(h_new)
-    product(e, n, source, stride, one, zero, net.H, panels, first, count, zero, out, z.Kp, add=False)
+    panels, piece = net.w + z.projection, Piece(n, first, count, zero)
+    product(e, piece, source, stride, one, zero, net.H, panels, e.ptr(h_new), z.Kp, add=False)
 
 
 @primitive
@@ -285,7 +275,7 @@ def unproject(e, net, n, h_first, h_count, dh, saved, first, count, dm):
     e.each(n, keep)
     panels = net.w + z.Kp * (net.H * len(cell.gates))
     one, zero = e.integer(1), e.integer(0)
-    product(e, n, dh, z.Kp, one, zero, net.K, panels, first, count, zero, e.ptr(dm), z.Mp, add=False)
+    product(e, Piece(n, first, count, zero), dh, z.Kp, one, zero, net.K, panels, e.ptr(dm), z.Mp, add=False)
 
 
 @primitive
@@ -328,8 +318,8 @@ def carry(e, net, first, count, down, n, saved, dh, room):
     cell, z = known(e, net)
     sums, gates = cell.sums(), len(cell.gates)
     from_slot = _slot(e.ptr(saved), cell, z, e.integer(0), sums - gates)
-    stride, parts, add = z.Hp * cell.slots(), e.integer(gates), not cell.projected
+    piece, stride, add = Piece(n, first, count, down), z.Hp * cell.slots(), not cell.projected
     if e.in_bytes:
-        carry_back(e, net, first, count, down, n, from_slot, stride, e.ptr(dh), add, e.ptr(room))
+        carry_back(e, net, piece, from_slot, stride, e.ptr(dh), add, e.ptr(room))
         return
-    product(e, n, from_slot, stride, parts, z.Hp, net.H, net.w, first, count, down, e.ptr(dh), z.Kp, add=add)
+    product(e, piece, from_slot, stride, e.integer(gates), z.Hp, net.H, net.w, e.ptr(dh), z.Kp, add=add)

@@ -17,7 +17,7 @@ from .cost import OWN_SIZE
 from .emit import Emit, Int, Ptr, Vec, truth
 from .isa import V256, V512, Lanes, accumulators
 
-#: Vectors of outputs in a panel of ``product`` and in a tile of ``outer``.
+#: Vectors of outputs in a panel of ``product``; columns of ``outer`` are padded to as many.
 NV = 2
 
 #: Bytes of a cache line.
@@ -29,6 +29,9 @@ AT_ONCE, FETCHED, MANY_ROWS = 4, 2, 3
 
 #: So many rows, or fewer, are multiplied by several panels of ``product`` at a time.
 FEW = 2
+
+#: With so many sums in a tile, no addition has to wait for the one before.
+MANY_SUMS = 12
 
 
 def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
@@ -138,31 +141,37 @@ def accumulate_beside(
     return [list(flat[r * vectors : (r + 1) * vectors]) for r in range(len(rows))]
 
 
+class Piece(NamedTuple):
+    """What is computed at a time: so many numbers from ``first`` on of n rows, the last first if ``down`` is 1."""
+
+    n: Int
+    first: Int
+    numbers: Int
+    down: Int
+
+
 def product(
     e: Emit,
-    n: Int,
+    piece: Piece,
     a: Ptr,
     a_stride: Int,
     parts: Int,
     part_stride: Int,
     depth: Int,
     panels: Ptr,
-    first: Int,
-    count: Int,
-    down: Int,
     c: Ptr,
     c_stride: Int,
     add: bool,
     many: bool = False,
 ) -> None:
-    """Rows of C (+)= rows of A times a packed matrix: numbers [first, first + count) of them, whole panels.
+    """A piece of C (+)= A times a packed matrix, whole panels.
 
     If there are ``many`` rows, it matters little how the last few are covered: less to compile.
 
     A row of A consists of ``parts`` pieces of ``depth`` numbers, ``part_stride`` apart (the gates of one step).  The
     packed matrix is ``[panels][parts][depth][NV W]``; rows of C are padded to whole panels.
     """
-    block = NV * e.W
+    (n, first, count, down), block = piece, NV * e.W
     panel_size = parts * depth * block
     most, *fewer = tile_rows(e.lanes, NV)
 
@@ -200,35 +209,77 @@ def product(
     cover(begin + groups * beside, number - groups * beside, 1, (most, 1) if many else (most, *fewer))
 
 
-def outer(e: Emit, count: Int, a: Ptr, b: Ptr, b_step: Int, c: Ptr, c_stride: Int, rest: Int, begun: Int) -> None:
-    """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of a slab ``a`` and NV slabs ``b``; if
-    ``begun`` is 0, not 1, whatever stood in C before is left out.
+def outer(
+    e: Emit,
+    slabs: Int,
+    count: Int,
+    a: Ptr,
+    a_step: Int,
+    vectors: Int,
+    b: Ptr,
+    b_step: Int,
+    c: Ptr,
+    c_stride: Int,
+    rest: Int,
+    begun: Int,
+) -> None:
+    """C[m][v] += sum over r < count of a[r][m] * b[v][r], for the W numbers m of each of some slabs ``a`` and so many
+    slabs ``b``, an even number; if ``begun`` is 0, not 1, whatever stood in C before is left out.
 
-    A slab is ``[rows][W]``: one vector of each row, one after another.  ``b_step`` is the distance between slabs.
+    A slab is ``[rows][W]``: one vector of each row, one after another, a step from the next one's.
 
     What is added is summed by itself first, and then added with what rounding has left over from before, which stands
     ``rest`` numbers further than C (Kahan 1965): one plain sum over a million rows would lose half of its digits.
     """
     rows = min(e.W, 4 if accumulators(e.lanes) < 8 * NV else 8)
+    # With few rows, more vectors: sums wait for each other, and each number of a row is used more often.
+    sizes = (NV + 1, NV) if rows * NV < MANY_SUMS and rows * (NV + 1) <= accumulators(e.lanes) else (NV,)
+
+    def some(v: Int, size: int) -> None:
+        def slab(m: Int) -> None:
+            at = c + (m * (c_stride * e.W) + v * e.W)
+            _outer_tile(e, count, a + a_step * m, b + b_step * v, b_step, at, c_stride, rest, begun, rows, size)
+
+        e.each(slabs, slab)
+
+    each_tile(vectors, sizes, some)
+
+
+def _outer_tile(
+    e: Emit,
+    count: Int,
+    a: Ptr,
+    b: Ptr,
+    b_step: Int,
+    c: Ptr,
+    c_stride: Int,
+    rest: Int,
+    begun: Int,
+    rows: int,
+    vectors: int,
+) -> None:
+    """A slab of it, so many rows of C at a time, and some vectors."""
     for first in range(0, e.W, rows):
         outs = [c + c_stride * (first + m) for m in range(rows)]
         # The sums so far of a large matrix are in no near cache: they may come while this loop runs.
         for out in outs:
-            for v in range(0, NV * e.W * e.size, LINE):
+            for v in range(0, vectors * e.W * e.size, LINE):
                 out.after(e.integer(v)).expect(to_write=True)
                 (out + rest).after(e.integer(v)).expect(to_write=True)
-        sums = [e.vec(0.0)] * (rows * NV)
+        sums = [e.vec(0.0)] * (rows * vectors)
 
         def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
-            slabs = [(b + b_step * v + r * e.W).load() for v in range(NV)]
+            slabs, new = [(b + b_step * v + r * e.W).load() for v in range(vectors)], []
             column = a + (r * e.W + first)
-            broadcasts = [column.broadcast(m) for m in range(rows)]
-            return [e.fma(broadcasts[q // NV], slabs[q % NV], s) for q, s in enumerate(sums)]
+            for m in range(rows):
+                x = column.broadcast(m)
+                new += [e.fma(x, slab, s) for slab, s in zip(slabs, sums[m * vectors :], strict=False)]
+            return new
 
         # Where there is a matrix unit, few rows come here: less to compile.
         at_once = large(e, rows) and not e.unit
         sums = e.loop_by(AT_ONCE, count, sums, body) if at_once else e.loop(count, sums, body)
-        places = [out + v * e.W for out in outs for v in range(NV)]
+        places = [out + v * e.W for out in outs for v in range(vectors)]
 
         def add(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
             for place, s in zip(places, sums, strict=True):

@@ -18,7 +18,7 @@ from .emit import I64, Emit, Int, Ptr, Vec, truth
 from .packing import block_vectors, known, whole_at, whole_back_at
 from .rows import NetView, stack
 from .squares import Unit
-from .tiles import NV
+from .tiles import NV, Piece
 from .whole import NUMBERS
 
 #: Rows that are brought into bytes at a time.
@@ -156,20 +156,9 @@ class _Product:
         unit.end()
 
 
-def each_row(
-    e: Emit,
-    net: NetView,
-    first: Int,
-    count: Int,
-    down: Int,
-    n: Int,
-    starts: Ptr,
-    fed: Ptr,
-    room: Ptr,
-    activate: Activate,
-) -> None:
-    """Activate n rows and blocks of units, as ``steps.step`` has them."""
-    cell, z = known(e, net)
+def each_row(e: Emit, net: NetView, piece: Piece, starts: Ptr, fed: Ptr, room: Ptr, activate: Activate) -> None:
+    """Activate rows and blocks of units, as ``steps.step`` has them."""
+    (n, first, count, down), (cell, z) = piece, known(e, net)
     S, V = cell.sums() * block_vectors(cell), len(cell.gates) * block_vectors(cell)
     one, zero = e.integer(1), e.integer(0)
 
@@ -200,20 +189,10 @@ def each_row(
 
 
 def carry_back(
-    e: Emit,
-    net: NetView,
-    first: Int,
-    count: Int,
-    down: Int,
-    n: Int,
-    dsums: Ptr,
-    stride: int | Int,
-    dh: Ptr,
-    add: bool,
-    room: Ptr,
+    e: Emit, net: NetView, piece: Piece, dsums: Ptr, stride: int | Int, dh: Ptr, add: bool, room: Ptr
 ) -> None:
-    """Numbers [first, first + count) of dh (+)= gradients of the sums times W_hh, as ``steps.carry`` has them."""
-    cell, z = known(e, net)
+    """A piece of dh (+)= gradients of the sums times W_hh, as ``steps.carry`` has them."""
+    (n, first, count, down), (cell, z) = piece, known(e, net)
     gates, panel = e.integer(len(cell.gates)), NV * e.W
 
     def rows(begin: Int, count: Int) -> None:
