@@ -112,7 +112,7 @@ print(*(len(k.signatures) for k in (forward.forward, backward.backward, gradient
 
 EDITS = [
     ("_cells/gru.py", "return (n + z * (h - n),), (r, z, n, n_h, h)", "return (n + z * (n - h),), (r, z, n, n_h, h)"),
-    ("_cpu/exponential.py", "x.if_less(0.0, t, one) / (one + t)", "x.if_less(0.0, t, one) / (1.5 * one + t)"),
+    ("_cpu/exponential.py", "one) / e.fma(high, p, high + one)", "one) / e.fma(high, p, high + 1.5 * one)"),
     ("_cpu/packing.py", 'second = way == "hh" and gate not in cell.split', "second = False"),
 ]
 
