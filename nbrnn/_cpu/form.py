@@ -176,7 +176,7 @@ class Form:
     def gradients_workspace(self) -> Any:
         """For ``gradients``, of any number of sequences."""
         z, unit = self.sizes, self.lanes is isa.AMX
-        chunk = slabs.CHUNK_OF_UNIT if unit else slabs.CHUNK
+        chunk = slabs.chunk(self.lanes, z.W, self.dtype.itemsize)
         members = self.most_for_gradients()
         block = NV * z.W
         of_x, of_h, projected = (packing.padded(n, block) for n in (self.I, self.K, self.H))

@@ -11,17 +11,26 @@ from . import digits, squares, tiles
 from .digits import DEPTH, DIGITS, TILE
 from .dx import all_finite
 from .emit import Int, Vec
+from .isa import AMX, Lanes
 from .rows import address, primitive, spread_row
 
-#: Rows that are gathered and multiplied at once: the three slabs of a tile stay in the first cache (30 KB).  The matrix
-#: unit wants more of them, since it takes long to give back what it has summed.
-CHUNK, CHUNK_OF_UNIT = 160, 320
+#: Bytes of the slabs of a tile, which stay in the first cache; and rows that are gathered at once, at most.
+#: The matrix unit wants so many, since it takes long to give back what it has summed.
+FIRST_CACHE, CHUNK = 30 * 1024, 320
 
 #: Fewer rows than that are multiplied in vectors even where there is a matrix unit.
 LEAST = 24
 
 #: Vectors of gradients of the sums that are gathered at once.
 GROUP = 8
+
+
+def chunk(lanes: type[Lanes], W: int, item: int) -> int:
+    """Rows that are gathered and multiplied at once, for vectors of W numbers of so many bytes."""
+    if lanes is AMX:
+        return CHUNK
+    slabs = 1 + tiles.tile_of_outer(lanes, W)[1]
+    return min(CHUNK, FIRST_CACHE // (slabs * W * item))
 
 
 @primitive

@@ -209,6 +209,15 @@ def product(
     cover(begin + groups * beside, number - groups * beside, 1, (most, 1) if many else (most, *fewer))
 
 
+def tile_of_outer(lanes: type[Lanes], W: int) -> tuple[int, int]:
+    """Rows and vectors, at most, of a tile of ``outer``.
+
+    With few rows, more vectors: sums wait for each other, and each number of a row is used more often.
+    """
+    rows = min(W, 4 if accumulators(lanes) < 8 * NV else 8)
+    return rows, NV + (rows * NV < MANY_SUMS and rows * (NV + 1) <= accumulators(lanes))
+
+
 def outer(
     e: Emit,
     slabs: Int,
@@ -231,9 +240,8 @@ def outer(
     What is added is summed by itself first, and then added with what rounding has left over from before, which stands
     ``rest`` numbers further than C (Kahan 1965): one plain sum over a million rows would lose half of its digits.
     """
-    rows = min(e.W, 4 if accumulators(e.lanes) < 8 * NV else 8)
-    # With few rows, more vectors: sums wait for each other, and each number of a row is used more often.
-    sizes = (NV + 1, NV) if rows * NV < MANY_SUMS and rows * (NV + 1) <= accumulators(e.lanes) else (NV,)
+    rows, most = tile_of_outer(e.lanes, e.W)
+    sizes = (most, NV) if most > NV else (NV,)
 
     def some(v: Int, size: int) -> None:
         def slab(m: Int) -> None:
