@@ -52,6 +52,11 @@ class Axes:
             return (steps, features)
         return (batch, steps, features) if self.batch_first else (steps, batch, features)
 
+    def output(self, out: Any, shape: tuple[int, ...], x: Any, state: Any) -> Array:
+        """``out``, if y of that shape can be written there, apart from x and the states."""
+        states = state if isinstance(state, tuple | list) else (state,)
+        return _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
+
     def turn(self, a: Any, batched: bool) -> Any:
         """(T, B, ...) from the user's axes: a view."""
         if not batched:

@@ -190,6 +190,8 @@ def _overlap(a: Array, b: Array) -> bool:
 
 def _overlaps_itself(a: Array) -> bool:
     """Whether two elements may share memory (True for some very unusual strides where they don't)."""
+    if a.flags.c_contiguous:
+        return False
     reach = a.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
         if stride < reach:

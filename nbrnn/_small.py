@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._axes import Axes
-from ._cpu import cost
+from ._cpu import cost, workers
 from ._cpu.form import Form, Sums
 from ._cpu.loops import backward_kernel, forward_kernel, gradients_kernel
 from ._cpu.team import CALLER
@@ -32,6 +32,10 @@ MOST = 16
 
 #: Bytes that the gradients of the weights may take, since they are kept for each shape.
 SMALL_SUMS = 2**20
+
+#: Seconds that a call for inference may take, and bytes of the weights of such a layer: of any longer one,
+#: looking at everything, which takes 20 us or more, is at most a few hundredths.
+LONGEST, SMALL_WEIGHTS = 1e-3, 2**19
 
 
 class Shape(NamedTuple):
@@ -68,25 +72,30 @@ class ReadyToTrain(NamedTuple):
     no_dy: Array
 
 
-def infer(axes: Axes, stack: Stack, x: Array, state: Any) -> tuple[Array, Any] | None:
-    """y and the state after of a plain call of a NumPy array; None if it isn't small, or x not just as it must be."""
+def infer(axes: Axes, stack: Stack, x: Array, state: Any, out: Any = None) -> tuple[Array, Any] | None:
+    """y and the state after of a plain call of a NumPy array; None if it isn't small, or x or out not just as it must
+    be.
+    """
     form = stack.parts[0][0]
-    ready = _take(form.ready, _make_ready, axes, stack, x)
+    if out is not None and not (type(out) is np.ndarray and _as_it_must_be(out, axes)):
+        return None
+    most = LONGEST if form.count * form.dtype.itemsize <= SMALL_WEIGHTS else cost.WORTH_IT
+    ready = _take(form.ready, _make_ready, axes, stack, x, most)
     if ready is None:
         return None
     shape = ready.shape
     h, c = axes.states(state, "state", shape.size, shape.batched)
-    y = np.empty(shape.y_shape, axes.dtype)
+    y = np.empty(shape.y_shape, axes.dtype) if out is None else axes.output(out, shape.y_shape, x, state)
     x3, y3 = axes.turn(x, shape.batched), axes.turn(y, shape.batched)
     ready.run(CALLER, ALONE, stack.units[0].net, shape.when, x3, None, y3, h[0], c[0], *ready.after)
     _give(form.ready, x.shape, ready)
-    return y, axes.user_state(h, c, shape.batched)
+    return y if out is None else out, axes.user_state(h, c, shape.batched)
 
 
 def record(layer: Any, axes: Axes, stack: Stack, x: Array, state: Any) -> tuple[Array, Any, Tape] | None:
     """The same for ``forward``: y, the state after, and the tape."""
     form = stack.parts[0][0]
-    ready = _take(form.ready_to_train, _make_ready_to_train, axes, stack, x)
+    ready = _take(form.ready_to_train, _make_ready_to_train, axes, stack, x, cost.WORTH_IT)
     if ready is None:
         return None
     shape, unit = ready.shape, stack.units[0]
@@ -127,16 +136,35 @@ class Record:
         _give(self._unit.form.ready_to_train, self._x_shape, self._ready)
 
 
-def _take(kept: dict[Any, Any], make: Callable[[Form, Shape], Any], axes: Axes, stack: Stack, x: Array) -> Any:
-    """What is ready for the shape of x; None if that isn't small, or x not just as it must be."""
-    flags = x.flags
-    if not (x.dtype == axes.dtype and flags.c_contiguous and flags.aligned):
+def _as_it_must_be(a: Array, axes: Axes) -> bool:
+    """Whether an array can be read or written as it is."""
+    flags = a.flags
+    return bool(a.dtype == axes.dtype and flags.c_contiguous and flags.aligned)
+
+
+def _take(
+    kept: dict[Any, Any], make: Callable[[Form, Shape], Any], axes: Axes, stack: Stack, x: Array, most: float
+) -> Any:
+    """What is ready for the shape of x; None if that isn't small, takes so many seconds or would be shared, or x isn't
+    just as it must be.
+    """
+    if not _as_it_must_be(x, axes):
         return None
-    ready = kept.pop(x.shape, None)
-    if ready is None:
-        shape = _shape(axes, stack, x)
-        ready = None if shape is None else make(stack.parts[0][0], shape)
-    return None if ready is None or ready.shape.seconds >= cost.WORTH_IT else ready
+    ready, form = kept.pop(x.shape, None), stack.parts[0][0]
+    shape = _shape(axes, stack, x, most) if ready is None else ready.shape
+    if shape is not None and _is_small(form, shape, most):
+        return make(form, shape) if ready is None else ready
+    if ready is not None:
+        _give(kept, x.shape, ready)
+    return None
+
+
+def _is_small(form: Form, shape: Shape, most: float) -> bool:
+    """Whether a call takes less than so many seconds, and no other thread would share it."""
+    if shape.seconds < cost.WORTH_IT or shape.seconds >= most:
+        return shape.seconds < most
+    plan = cost.plan(form.work_forward, shape.size, workers.allowed())
+    return plan.members == 1 and plan.holds(shape.size, shape.way.batch.steps)
 
 
 def _give(kept: dict[Any, Any], shape: tuple[int, ...], ready: Any) -> None:
@@ -144,7 +172,7 @@ def _give(kept: dict[Any, Any], shape: tuple[int, ...], ready: Any) -> None:
         kept[shape] = ready
 
 
-def _shape(axes: Axes, stack: Stack, x: Array) -> Shape | None:
+def _shape(axes: Axes, stack: Stack, x: Array, most: float) -> Shape | None:
     form = stack.parts[0][0]
     if len(stack.units) > 1 or x.size == 0 or x.ndim not in (2, 3) or x.shape[-1] != form.I:
         return None
@@ -152,7 +180,7 @@ def _shape(axes: Axes, stack: Stack, x: Array) -> Shape | None:
     if batched:
         steps, size = x.shape[1::-1] if axes.batch_first else x.shape[:2]
     seconds = cost.plan(form.work_forward, size, 1).seconds * steps
-    if seconds >= cost.WORTH_IT:
+    if seconds >= most:
         return None
     batch = Batch.of(steps, size, None, None)
     return Shape(seconds, batched, size, axes.y_shape(steps, size, batched), Pass(batch), batch.when(0, False))

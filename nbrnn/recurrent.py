@@ -211,8 +211,8 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
-        plain = type(x) is np.ndarray and lengths is resets is out is stream is self._parameters.machine is None
-        if plain and (result := _small.infer(self._axes, self._stack(), x, state)) is not None:
+        plain = type(x) is np.ndarray and lengths is resets is stream is self._parameters.machine is None
+        if plain and (result := _small.infer(self._axes, self._stack(), x, state, out)) is not None:
             return result
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().infer(x, state, lengths, resets, out, stream)
@@ -221,11 +221,7 @@ class Recurrent(Module):
         stack, made = self._stack(), math.prod(shape) if out is None else 0
         between = stack.numbers_to_infer(call.batch)
         require(lambda: f"{self._called()} for x of shape {np.shape(x)}", self.dtype, y=made, between_layers=between)
-        if out is None:
-            y = fresh(shape, self.dtype)
-        else:
-            states = state if isinstance(state, tuple | list) else (state,)
-            y = _check.output(out, shape, self.dtype, [("x", x), *(("state", s) for s in states)])
+        y = fresh(shape, self.dtype) if out is None else self._axes.output(out, shape, x, state)
         stack.infer(call.batch, call.x, self._axes.turn(y, call.batched), call.h, call.c)
         return y if out is None else out, self._axes.user_state(call.h, call.c, call.batched)
 

@@ -6,6 +6,7 @@ import gc
 import pickle
 import threading
 
+import numba
 import numpy as np
 import pytest
 
@@ -182,6 +183,59 @@ def test_calls_are_kept_ready_for_a_few_shapes_only():
     for wrong in (np.ones((3, 1, 5), np.float32), np.ones(4, np.float32)):
         with pytest.raises(ValueError, match="x must have shape"):
             layer(wrong)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_calls_with_out_are_kept_ready_too(batch_first):
+    layer, x = nbrnn.LSTM(4, 5, batch_first=batch_first, rng=0), X.swapaxes(0, 1).copy() if batch_first else X
+    kept = layer._stack().parts[0][0].ready
+    y, (h, c) = layer(x)
+    out, state = np.full_like(y, np.nan), (h.copy(), c.copy())
+    ready = kept[x.shape]
+    got, after = layer(x, out=out)
+    assert got is out
+    assert kept[x.shape] is ready
+    for a, b in zip((got, *after), (y, h, c), strict=True):
+        np.testing.assert_array_equal(a, b)
+    turned = np.asfortranarray(np.full_like(y, np.nan))  # which goes the general way
+    assert layer(x, out=turned)[0] is turned
+    np.testing.assert_array_equal(turned, y)
+    for wrong, message in ((x[..., :4], "shape"), (y[:1], "shape"), (np.broadcast_to(y[:1], y.shape), "writeable")):
+        with pytest.raises(ValueError, match=message):
+            layer(x, out=wrong)
+    with pytest.raises(TypeError, match="out must"):
+        layer(x, out=y.astype("d"))
+    room = np.zeros(y.size + x.size + h.size, np.float32)
+    for given, name in (
+        ((room[: x.size].reshape(x.shape), state), "x"),
+        ((x, (room[: h.size].reshape(h.shape), c)), "state"),
+    ):
+        with pytest.raises(ValueError, match=f"out must not overlap {name}"):
+            layer(*given, out=room[: y.size].reshape(y.shape))
+
+
+def test_long_calls_that_nobody_would_share_are_kept_ready():
+    """The same results as of the general way; what several threads would share, and long calls, go that way."""
+    layer, rng = nbrnn.LSTM(4, 32, rng=0), np.random.default_rng(0)
+    kept = layer._stack().parts[0][0].ready
+    before = numba.get_num_threads()
+    try:
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            x = rng.normal(size=(2000, 1, 4)).astype("f")
+            y, (h, c) = layer(x)
+            assert x.shape in kept
+            y_too, (h_too, c_too) = layer(x, lengths=[2000])
+            for a, b in ((y, y_too), (h, h_too), (c, c_too)):
+                np.testing.assert_array_equal(a, b)
+            wide = np.zeros((30, 64, 4), np.float32)
+            layer(wide)
+            assert (wide.shape in kept) == (threads == 1)
+            kept.clear()
+    finally:
+        numba.set_num_threads(before)
+    layer(np.zeros((100_000, 1, 4), np.float32))
+    assert not kept
 
 
 def test_copies_begin_with_nothing():
