@@ -43,8 +43,8 @@ def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
 def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
     """Cover rows 0..n by tiles: ``body(first row, number of rows)``.
 
-    A single row takes as long as two: so where one would be left over, 5 rows are 3 and 2, 7 rows 4 and 3, where tiles
-    have these sizes.
+    A single row takes as long as two: where one would be left over, 4 rows are 2 and 2, 5 are 3 and 2, 7 are 4 and 3, if
+    tiles have these sizes.
     """
     start = n.e.integer(0)
     for size in sizes:
@@ -241,65 +241,50 @@ def outer(
     ``rest`` numbers further than C (Kahan 1965): one plain sum over a million rows would lose half of its digits.
     """
     rows, most = tile_of_outer(e.lanes, e.W)
-    sizes = (most, NV) if most > NV else (NV,)
 
-    def some(v: Int, size: int) -> None:
-        def slab(m: Int) -> None:
-            at = c + (m * (c_stride * e.W) + v * e.W)
-            _outer_tile(e, count, a + a_step * m, b + b_step * v, b_step, at, c_stride, rest, begun, rows, size)
-
-        e.each(slabs, slab)
-
-    each_tile(vectors, sizes, some)
-
-
-def _outer_tile(
-    e: Emit,
-    count: Int,
-    a: Ptr,
-    b: Ptr,
-    b_step: Int,
-    c: Ptr,
-    c_stride: Int,
-    rest: Int,
-    begun: Int,
-    rows: int,
-    vectors: int,
-) -> None:
-    """A slab of it, so many rows of C at a time, and some vectors."""
-    for first in range(0, e.W, rows):
-        outs = [c + c_stride * (first + m) for m in range(rows)]
+    def tile(m: Int, first: int, v: Int, vectors: int) -> None:
+        """Some rows of a slab, and some vectors."""
+        out = c + ((m * e.W + first) * c_stride + v * e.W)
+        outs = [out + c_stride * q for q in range(rows)]
         # The sums so far of a large matrix are in no near cache: they may come while this loop runs.
-        for out in outs:
-            for v in range(0, vectors * e.W * e.size, LINE):
-                out.after(e.integer(v)).expect(to_write=True)
-                (out + rest).after(e.integer(v)).expect(to_write=True)
-        sums = [e.vec(0.0)] * (rows * vectors)
+        for line in range(0, vectors * e.W * e.size, LINE):
+            for out in outs:
+                out.after(e.integer(line)).expect(to_write=True)
+                (out + rest).after(e.integer(line)).expect(to_write=True)
 
-        def body(r: Int, *sums: Vec, first: int = first) -> list[Vec]:
-            slabs, new = [(b + b_step * v + r * e.W).load() for v in range(vectors)], []
-            column = a + (r * e.W + first)
-            for m in range(rows):
-                x = column.broadcast(m)
-                new += [e.fma(x, slab, s) for slab, s in zip(slabs, sums[m * vectors :], strict=False)]
+        def row(r: Int, *sums: Vec) -> list[Vec]:
+            column, new = a + (a_step * m + (r * e.W + first)), []
+            slabs = [(b + (b_step * (v + k) + r * e.W)).load() for k in range(vectors)]
+            for q in range(rows):  # each number when it is wanted: else registers run out
+                x = column.broadcast(q)
+                new += [e.fma(x, slab, s) for slab, s in zip(slabs, sums[q * vectors :], strict=False)]
             return new
 
         # Where there is a matrix unit, few rows come here: less to compile.
-        at_once = large(e, rows) and not e.unit
-        sums = e.loop_by(AT_ONCE, count, sums, body) if at_once else e.loop(count, sums, body)
-        places = [out + v * e.W for out in outs for v in range(vectors)]
+        at_once, begin = large(e, rows) and not e.unit, [e.vec(0.0)] * (rows * vectors)
+        sums = e.loop_by(AT_ONCE, count, begin, row) if at_once else e.loop(count, begin, row)
+        places = [out + k * e.W for out in outs for k in range(vectors)]
 
-        def add(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
+        def add(_: Int) -> None:
             for place, s in zip(places, sums, strict=True):
                 add_kept(place, rest, s)
 
-        def put(_: Int, sums: Sequence[Vec] = sums, places: Sequence[Ptr] = places) -> None:
+        def put(_: Int) -> None:
             for place, s in zip(places, sums, strict=True):
                 place.store(s)
                 (place + rest).store(0.0)
 
         e.each(begun, add)
         e.each(1 - begun, put)
+
+    def some(v: Int, size: int) -> None:
+        def slab(m: Int) -> None:
+            for first in range(0, e.W, rows):
+                tile(m, first, v, size)
+
+        e.each(slabs, slab)
+
+    each_tile(vectors, (most, NV) if most > NV else (NV,), some)
 
 
 def add_kept(at: Ptr, rest: Int, value: Vec) -> None:
