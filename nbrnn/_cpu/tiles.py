@@ -43,8 +43,8 @@ def tile_rows(lanes: type[Lanes], vectors: int) -> tuple[int, ...]:
 def each_tile(n: Int, sizes: Sequence[int], body: Callable[[Int, int], None]) -> None:
     """Cover rows 0..n by tiles: ``body(first row, number of rows)``.
 
-    A single row takes as long as two: where one would be left over, 4 rows are 2 and 2, 5 are 3 and 2, 7 are 4 and 3, if
-    tiles have these sizes.
+    A single row takes as long as two: where one would be left over, 4 rows are 2 and 2, 5 are 3 and 2, 7 are 4 and 3,
+    if tiles have these sizes.
     """
     start = n.e.integer(0)
     for size in sizes:
