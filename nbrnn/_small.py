@@ -79,8 +79,7 @@ def infer(axes: Axes, stack: Stack, x: Array, state: Any, out: Any = None) -> tu
     form = stack.parts[0][0]
     if out is not None and not (type(out) is np.ndarray and _as_it_must_be(out, axes)):
         return None
-    most = LONGEST if form.count * form.dtype.itemsize <= SMALL_WEIGHTS else cost.WORTH_IT
-    ready = _take(form.ready, _make_ready, axes, stack, x, most)
+    ready = _take(form.ready, _make_ready, axes, stack, x, LONGEST)
     if ready is None:
         return None
     shape = ready.shape
@@ -150,7 +149,10 @@ def _take(
     """
     if not _as_it_must_be(x, axes):
         return None
-    ready, form = kept.pop(x.shape, None), stack.parts[0][0]
+    ready = kept.pop(x.shape, None)
+    if ready is not None and ready.shape.seconds < cost.WORTH_IT:
+        return ready
+    form = stack.parts[0][0]
     shape = _shape(axes, stack, x, most) if ready is None else ready.shape
     if shape is not None and _is_small(form, shape, most):
         return make(form, shape) if ready is None else ready
@@ -160,9 +162,11 @@ def _take(
 
 
 def _is_small(form: Form, shape: Shape, most: float) -> bool:
-    """Whether a call takes less than so many seconds, and no other thread would share it."""
-    if shape.seconds < cost.WORTH_IT or shape.seconds >= most:
-        return shape.seconds < most
+    """Whether a call takes less than so many seconds, and no other thread would share it; or takes hardly any."""
+    if shape.seconds < cost.WORTH_IT:
+        return True
+    if shape.seconds >= most or form.count * form.dtype.itemsize > SMALL_WEIGHTS:
+        return False
     plan = cost.plan(form.work_forward, shape.size, workers.allowed())
     return plan.members == 1 and plan.holds(shape.size, shape.way.batch.steps)
 
