@@ -154,6 +154,4 @@ def every32(name):
 if __name__ == "__main__":
     for name in NAMES:
         print(f"float32 {name:8s}        : {every32(name):.3f} ulp over all numbers", flush=True)
-        for width in isa.WIDTHS:
-            with isa.use(width):
-                print(f"float64 {name:8s} {width:>6s}: {largest64(name, 20_000):.3f} ulp sampled", flush=True)
+        print(f"float64 {name:8s}        : {largest64(name, 200_000):.3f} ulp among a million", flush=True)

@@ -103,8 +103,8 @@ def _expm1(r: Vec, q: Sequence[float]) -> Vec:
 
 
 def _reduced(x: Vec, times: float = 1.0, lift: int = 0) -> tuple[Vec, ir.Value]:
-    """(p, k) with e^y = 2^k (1 + p) for y = ``times`` x, a power of 2 or its negative; y between ``underflow`` and
-    ``overflow``.  Of k, the lowest bits are those of 2^(k + lift) as an exponent.
+    """p, with e^y = 2^k (1 + p), for y = ``times`` x, a power of 2, between ``underflow`` and ``overflow``; and bits of
+    which the lowest are the exponent of 2^(k + lift) as a number has it.
     """
     e, form = x.e, _FORMATS[x.e.bits]
     magic = form.magic(lift)
@@ -115,7 +115,7 @@ def _reduced(x: Vec, times: float = 1.0, lift: int = 0) -> tuple[Vec, ir.Value]:
 
 
 def _two_to(k: ir.Value, e: Emit) -> Vec:
-    """The number with that exponent."""
+    """The power of 2 with the exponent that the lowest bits of k are."""
     return e.vec(0.0).like(e.b.bitcast(e.b.shl(k, e.bits_of(_FORMATS[e.bits].mantissa)), e.type))
 
 
