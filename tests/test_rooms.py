@@ -12,6 +12,7 @@ import pytest
 
 import nbrnn
 from nbrnn import _memory, _small
+from nbrnn._cpu import isa
 from nbrnn._engine import rooms
 from nbrnn._engine.rooms import Rooms
 from tests.cases import KINDS, Case
@@ -214,9 +215,13 @@ def test_calls_with_out_are_kept_ready_too(batch_first):
             layer(*given, out=room[: y.size].reshape(y.shape))
 
 
-def test_long_calls_that_nobody_would_share_are_kept_ready(monkeypatch):
+def test_long_calls_that_nobody_would_share_are_kept_ready():
     """The same results as of the general way; what several threads would share, and long calls, go that way."""
-    monkeypatch.setattr(_small, "LONGEST", 0.04)  # how long a call takes, by the model, depends on the vectors
+    with isa.use("256"):  # the model says which are: it depends on the vectors
+        look_at_long_calls()
+
+
+def look_at_long_calls():
     layer, rng = nbrnn.LSTM(4, 32, rng=0), np.random.default_rng(0)
     kept = layer._stack().parts[0][0].ready
     before = numba.get_num_threads()
@@ -235,7 +240,6 @@ def test_long_calls_that_nobody_would_share_are_kept_ready(monkeypatch):
             kept.clear()
     finally:
         numba.set_num_threads(before)
-    monkeypatch.setattr(_small, "LONGEST", 1e-3)
     layer(np.zeros((100_000, 1, 4), np.float32))
     assert not kept
 
