@@ -123,10 +123,10 @@ class Axes:
 
         ``missing``: whether an entry of a pair may be None too.
         """
-        given: list[tuple[str, Any]] = []
-        if state is not None:
-            given = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray))
-        made, count = [], self.L * self.D
+        count = self.L * self.D
+        if state is None:
+            return np.zeros((count, batch, self.K), self.dtype), np.zeros((count, batch, self.E * self.H), self.dtype)
+        given, made = self.entries(state, name, "NumPy array", lambda value: isinstance(value, np.ndarray)), []
         for n, size in enumerate((self.K, self.E * self.H)):
             if n >= len(given) or (missing and given[n][1] is None):
                 made.append(np.zeros((count, batch, size), self.dtype))
@@ -134,7 +134,8 @@ class Axes:
                 label, part = given[n]
                 array = _check.array(part, label, self.dtype)
                 _check.shape(array, label, (count, batch, size) if batched else (count, size))
-                made.append(np.array(array, order="C").reshape(count, batch, size))
+                ours = np.array(array, order="C")
+                made.append(ours if batched else ours.reshape(count, batch, size))
         return made[0], made[1]
 
     def user_state(self, h: Array, c: Array, batched: bool) -> Any:

@@ -149,9 +149,10 @@ def lengths(value: Any, batch: int, steps: int) -> Array:
     if given.dtype.kind not in "iu":
         raise TypeError(f"lengths must be integers, got dtype {given.dtype}")
     shape(given, "lengths", (batch,))
-    if batch and not (given.min() >= 0 and given.max() <= steps):
+    found = given.astype(np.int64)
+    if np.count_nonzero(found.view(np.uint64) > steps):  # negative ones are large there
         raise ValueError(f"lengths must lie in 0..{steps} (the steps of x), got {given.min()}..{given.max()}")
-    return given.astype(np.int64)
+    return found
 
 
 def mask(value: Any, name: str, wanted: tuple[int, ...]) -> Array:

@@ -1,6 +1,6 @@
-"""Small calls: a few steps of one layer, where looking at everything takes longer than the work.
+"""Small calls: a few steps of a small network, where looking at everything takes longer than the work.
 
-What such a call needs beside its arrays is made ready for each shape of x, and kept with the layer's form.
+What such a call needs beside its arrays is made ready for each shape of x, and kept with the form of the first layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ._cpu import cost, workers
 from ._cpu.form import Form, Sums
 from ._cpu.loops import backward_kernel, forward_kernel, gradients_kernel
 from ._cpu.team import CALLER
-from ._cpu.unit import Unit, readable
+from ._cpu.unit import readable
 from ._cpu.workers import ALONE
 from ._engine.batch import Batch
 from ._engine.chain import Pass
@@ -27,15 +27,16 @@ from .module import Tape
 
 Array = NDArray[Any]
 
-#: Shapes for which calls of a layer are kept ready, and training steps.
+#: Shapes for which calls of a network are kept ready, and training steps.
 MOST = 16
 
 #: Bytes that the gradients of the weights may take, since they are kept for each shape.
 SMALL_SUMS = 2**20
 
-#: Seconds that a call for inference may take, and bytes of the weights of such a layer: of any longer one,
-#: looking at everything, which takes 20 us or more, is at most a few hundredths.
-LONGEST, SMALL_WEIGHTS = 1e-3, 2**19
+#: Seconds that a call for inference may take, and bytes of the weights of such a network: of any longer one,
+#: looking at everything, which takes 20 us or more, is at most a few hundredths.  And numbers that may pass between
+#: layers: of more, a stack runs some steps at a time.
+LONGEST, SMALL_WEIGHTS, MOST_BETWEEN = 1e-3, 2**19, 2**18
 
 
 class Shape(NamedTuple):
@@ -43,69 +44,107 @@ class Shape(NamedTuple):
 
     seconds: float  #: about, on one thread
     batched: bool
-    size: int
     y_shape: tuple[int, ...]
-    way: Pass
-    when: Any
+    full: Batch  #: as it is where all sequences are
+
+
+class Run(NamedTuple):
+    """How one layer in one direction is run forward."""
+
+    n: int  #: which of them
+    layer: int
+    reverse: bool
+    columns: slice | None  #: of what the layer hands on; None: all
+    kernel: Callable[..., None]
+    after: tuple[Any, ...]  #: the kernel's last arguments
 
 
 class Ready(NamedTuple):
     """What a call for inference needs: memory to work in, among others, so nobody else may have it meanwhile."""
 
     shape: Shape
-    run: Callable[..., None]
-    after: tuple[Any, ...]  #: the kernel's last arguments
+    between: list[Array]  #: what each layer but the last hands on
+    runs: list[Run]
 
 
-class ReadyToTrain(NamedTuple):
-    """The same for a training step, from ``forward`` to the last ``backward``."""
+class Back(NamedTuple):
+    """How that is taken back."""
 
-    shape: Shape
-    run: Callable[..., None]
-    after: tuple[Any, ...]
+    run: Run
+    at: slice  #: of the gradients of all parameters
     saved: Array
-    back: Callable[..., None]
-    work_back: tuple[Array, ...]
+    backward: Callable[..., None]
+    work: tuple[Array, ...]
     gradients: Callable[..., None]
     work_of_gradients: Any
     sums: Sums
     no_dy: Array
 
 
-def infer(axes: Axes, stack: Stack, x: Array, state: Any, out: Any = None) -> tuple[Array, Any] | None:
-    """y and the state after of a plain call of a NumPy array; None if it isn't small, or x or out not just as it must
-    be.
-    """
-    form = stack.parts[0][0]
+class ReadyToTrain(NamedTuple):
+    """The same for a training step, from ``forward`` to the last ``backward``."""
+
+    shape: Shape
+    between: list[Array]
+    runs: list[Run]
+    backs: list[Back]  #: in the order they are taken back
+    between_back: list[Array]  #: gradients for what each layer but the last hands on
+
+
+def infer(
+    axes: Axes, stack: Stack, x: Array, state: Any, lengths: Any, resets: Any, out: Any
+) -> tuple[Array, Any] | None:
+    """y and the state after of a call for a NumPy array; None if it isn't small, or x or out isn't as it must be."""
+    kept = stack.parts[0][0].ready
     if out is not None and not (type(out) is np.ndarray and _as_it_must_be(out, axes)):
         return None
-    ready = _take(form.ready, _make_ready, axes, stack, x, LONGEST)
+    ready = _take(kept, _make_ready, axes, stack, x, LONGEST)
     if ready is None:
         return None
     shape = ready.shape
-    h, c = axes.states(state, "state", shape.size, shape.batched)
+    batch, batched = _batch(axes, shape, lengths, resets), shape.batched
+    h, c = axes.states(state, "state", batch.size, batched)
     y = np.empty(shape.y_shape, axes.dtype) if out is None else axes.output(out, shape.y_shape, x, state)
-    x3, y3 = axes.turn(x, shape.batched), axes.turn(y, shape.batched)
-    ready.run(CALLER, ALONE, stack.units[0].net, shape.when, x3, None, y3, h[0], c[0], *ready.after)
-    _give(form.ready, x.shape, ready)
-    return y if out is None else out, axes.user_state(h, c, shape.batched)
+    _run(stack, ready, batch, [axes.turn(x, batched), *ready.between, axes.turn(y, batched)], h, c)
+    _give(kept, x.shape, ready)
+    return y if out is None else out, axes.user_state(h, c, batched)
 
 
-def record(layer: Any, axes: Axes, stack: Stack, x: Array, state: Any) -> tuple[Array, Any, Tape] | None:
+def record(
+    layer: Any, axes: Axes, stack: Stack, x: Array, state: Any, lengths: Any, resets: Any
+) -> tuple[Array, Any, Tape] | None:
     """The same for ``forward``: y, the state after, and the tape."""
-    form = stack.parts[0][0]
-    ready = _take(form.ready_to_train, _make_ready_to_train, axes, stack, x, cost.WORTH_IT)
+    ready = _take(stack.parts[0][0].ready_to_train, _make_ready_to_train, axes, stack, x, cost.WORTH_IT)
     if ready is None:
         return None
-    shape, unit = ready.shape, stack.units[0]
-    h, c = axes.states(state, "state", shape.size, shape.batched)
-    began, y = h[0].copy(), np.empty(shape.y_shape, axes.dtype)
-    x3, y3 = axes.turn(x, shape.batched), axes.turn(y, shape.batched)
-    ready.run(CALLER, ALONE, unit.net, shape.when, x3, None, y3, h[0], c[0], *ready.after)
+    shape = ready.shape
+    batch, batched = _batch(axes, shape, lengths, resets), shape.batched
+    h, c = axes.states(state, "state", batch.size, batched)
+    began, y = h.copy(), np.empty(shape.y_shape, axes.dtype)
+    through = [axes.turn(x, batched), *ready.between, axes.turn(y, batched)]
+    _run(stack, ready, batch, through, h, c)
     y.setflags(write=False)
-    kept = Record(unit, ready, x3, y3, began, x.shape)
-    tape = RecurrentTape(layer, stack, kept, shape.batched, x.shape, shape.y_shape)
-    return y.view(), axes.user_state(h, c, shape.batched), tape
+    kept = Record(stack, ready, batch, through, began, x.shape)
+    tape = RecurrentTape(layer, stack, kept, batched, x.shape, shape.y_shape)
+    return y.view(), axes.user_state(h, c, batched), tape
+
+
+def _batch(axes: Axes, shape: Shape, lengths: Any, resets: Any) -> Batch:
+    """The sequences of a call."""
+    full = shape.full
+    if lengths is resets is None:
+        return full
+    return Batch.of(full.steps, full.size, *axes.limits(lengths, resets, full.steps, full.size, shape.batched))
+
+
+def _run(stack: Stack, ready: Ready | ReadyToTrain, batch: Batch, through: list[Array], h: Array, c: Array) -> None:
+    """Run all layers and directions; ``through``: x, what layers hand on, and y."""
+    for n, layer, reverse, columns, kernel, after in ready.runs:
+        to = through[layer + 1]
+        if columns is not None:
+            to = to[:, :, columns]
+        when = batch.when(0, reverse)
+        kernel(CALLER, ALONE, stack.units[n].net, when, through[layer], None, to, h[n], c[n], *after)
 
 
 class Record:
@@ -114,25 +153,41 @@ class Record:
     chosen = False
 
     def __init__(
-        self, unit: Unit, ready: ReadyToTrain, x: Array, y: Array, began: Array, x_shape: tuple[int, ...]
+        self,
+        stack: Stack,
+        ready: ReadyToTrain,
+        batch: Batch,
+        through: list[Array],
+        began: Array,
+        x_shape: tuple[int, ...],
     ) -> None:
-        self._unit, self._ready, self._x, self._y, self._began, self._x_shape = unit, ready, x, y, began, x_shape
-        self.way = ready.shape.way
+        self._stack, self._ready, self._through, self._began, self._x_shape = stack, ready, through, began, x_shape
+        self.way = Pass(batch)
 
     def back(self, dy: Array | None, dx: Array, dh: Array, dc: Array, gradients: Array, retain: bool) -> None:
         """As of a stack."""
-        ready, unit, when = self._ready, self._unit, self._ready.shape.when
-        net, panels = unit.nets_back
-        masks, x, y = unit.form.no_masks, self._x, self._y
-        saved = aligned_copy(ready.saved) if retain else ready.saved  # the way back works in place
-        slope = ready.no_dy if dy is None else readable(dy)
-        ready.back(CALLER, ALONE, net, when, slope, dh[0], dc[0], masks, saved, *ready.work_back)
-        given = (x, None, y, self._began, masks, dx, False, saved, False, ready.sums.totals, ready.work_of_gradients)
-        ready.gradients(CALLER, ALONE, panels, when, 0, len(x), 0, *given)
-        unit.read_sums(ready.sums, gradients)
+        stack, ready, through, slopes = self._stack, self._ready, self._through, [dx, *self._ready.between_back, dy]
+        batch = self.way.batch
+        rows = None if batch.full else batch.rows(0, batch.steps)
+        for run, at, saved, backward, work, sum_up, work_of_gradients, sums, no_dy in ready.backs:
+            n, layer, reverse, columns, _, _ = run
+            unit, x, y, slope = stack.units[n], through[layer], through[layer + 1], slopes[layer + 1]
+            if columns is not None:
+                y, slope = y[:, :, columns], None if slope is None else slope[:, :, columns]
+            slope = no_dy if slope is None else readable(slope)
+            if rows is not None:
+                saved = saved[:rows]
+            if retain:
+                saved = aligned_copy(saved)  # the way back works in place
+            (net, panels), masks, when = unit.nets_back, unit.form.no_masks, batch.when(0, reverse)
+            backward(CALLER, ALONE, net, when, slope, dh[n], dc[n], masks, saved, *work)
+            # Of two directions, the second adds to what the first has written of dx.
+            given = (x, None, y, self._began[n], masks, slopes[layer], reverse, saved, False, sums.totals)
+            sum_up(CALLER, ALONE, panels, when, 0, len(x), 0, *given, work_of_gradients)
+            unit.read_sums(sums, gradients[at])
 
     def __del__(self) -> None:
-        _give(self._unit.form.ready_to_train, self._x_shape, self._ready)
+        _give(self._stack.parts[0][0].ready_to_train, self._x_shape, self._ready)
 
 
 def _as_it_must_be(a: Array, axes: Axes) -> bool:
@@ -142,7 +197,7 @@ def _as_it_must_be(a: Array, axes: Axes) -> bool:
 
 
 def _take(
-    kept: dict[Any, Any], make: Callable[[Form, Shape], Any], axes: Axes, stack: Stack, x: Array, most: float
+    kept: dict[Any, Any], make: Callable[[Stack, Shape], Any], axes: Axes, stack: Stack, x: Array, most: float
 ) -> Any:
     """What is ready for the shape of x; None if that isn't small, takes so many seconds or would be shared, or x isn't
     just as it must be.
@@ -150,25 +205,27 @@ def _take(
     if not _as_it_must_be(x, axes):
         return None
     ready = kept.pop(x.shape, None)
-    if ready is not None and ready.shape.seconds < cost.WORTH_IT:
+    if ready is None:
+        shape = _shape(axes, stack, x, most)
+        return make(stack, shape) if shape is not None and _is_small(stack, shape, most) else None
+    if _is_small(stack, ready.shape, most):
         return ready
-    form = stack.parts[0][0]
-    shape = _shape(axes, stack, x, most) if ready is None else ready.shape
-    if shape is not None and _is_small(form, shape, most):
-        return make(form, shape) if ready is None else ready
-    if ready is not None:
-        _give(kept, x.shape, ready)
+    _give(kept, x.shape, ready)
     return None
 
 
-def _is_small(form: Form, shape: Shape, most: float) -> bool:
+def _is_small(stack: Stack, shape: Shape, most: float) -> bool:
     """Whether a call takes less than so many seconds, and no other thread would share it; or takes hardly any."""
     if shape.seconds < cost.WORTH_IT:
         return True
-    if shape.seconds >= most or form.count * form.dtype.itemsize > SMALL_WEIGHTS:
+    forms = [form for form, _ in stack.parts]
+    if shape.seconds >= most or sum(form.count * form.dtype.itemsize for form in forms) > SMALL_WEIGHTS:
         return False
-    plan = cost.plan(form.work_forward, shape.size, workers.allowed())
-    return plan.members == 1 and plan.holds(shape.size, shape.way.batch.steps)
+    threads, size, steps = workers.allowed(), shape.full.size, shape.full.steps
+    if stack.directions == 2 and any(cost.plan_of_two(form.work_forward, size, threads) for form in forms):
+        return False
+    plans = [cost.plan(form.work_forward, size, threads) for form in forms]
+    return all(plan.members == 1 and plan.holds(size, steps) for plan in plans)
 
 
 def _give(kept: dict[Any, Any], shape: tuple[int, ...], ready: Any) -> None:
@@ -177,36 +234,61 @@ def _give(kept: dict[Any, Any], shape: tuple[int, ...], ready: Any) -> None:
 
 
 def _shape(axes: Axes, stack: Stack, x: Array, most: float) -> Shape | None:
-    form = stack.parts[0][0]
-    if len(stack.units) > 1 or x.size == 0 or x.ndim not in (2, 3) or x.shape[-1] != form.I:
+    if x.size == 0 or x.ndim not in (2, 3) or x.shape[-1] != axes.I:
         return None
     batched, steps, size = x.ndim == 3, x.shape[0], 1
     if batched:
         steps, size = x.shape[1::-1] if axes.batch_first else x.shape[:2]
-    seconds = cost.plan(form.work_forward, size, 1).seconds * steps
-    if seconds >= most:
+    seconds = steps * sum(cost.plan(form.work_forward, size, 1).seconds for form, _ in stack.parts)
+    between = steps * size * axes.D * axes.K * (axes.L - 1)
+    if seconds >= most or between > MOST_BETWEEN:
         return None
-    batch = Batch.of(steps, size, None, None)
-    return Shape(seconds, batched, size, axes.y_shape(steps, size, batched), Pass(batch), batch.when(0, False))
+    return Shape(seconds, batched, axes.y_shape(steps, size, batched), Batch.of(steps, size, None, None))
 
 
-def _make_ready(form: Form, shape: Shape) -> Ready:
-    run = forward_kernel(form.cell, form.dtype, form.forward_lanes, False)
-    return Ready(shape, run, (form.no_masks, None, *form.forward_workspace(shape.size)))
+def _between(stack: Stack, shape: Shape) -> list[Array]:
+    """Memory for what each layer but the last hands on."""
+    numbers = (shape.full.steps, shape.full.size, stack.directions * stack.K)
+    return [aligned(numbers, stack.dtype) for _ in range(len(stack.parts) // stack.directions - 1)]
 
 
-def _make_ready_to_train(form: Form, shape: Shape) -> ReadyToTrain | None:
-    steps, size = shape.way.batch.steps, shape.size
-    gradients = cost.plan_of_gradients(form.work_of_gradients, size, 1).seconds * steps
-    shared = form.most_for_gradients() > 1 and gradients >= cost.WORTH_IT
-    if shared or 2 * form.count * form.dtype.itemsize > SMALL_SUMS:
+def _runs(stack: Stack, shape: Shape, saved: list[Array] | None) -> list[Run]:
+    made, D = [], stack.directions
+    for n, (form, _) in enumerate(stack.parts):
+        layer, d = divmod(n, D)
+        columns = slice(d * form.K, (d + 1) * form.K) if D == 2 else None
+        kernel = forward_kernel(form.cell, form.dtype, form.forward_lanes, saved is not None)
+        after = (form.no_masks, None if saved is None else saved[n], *form.forward_workspace(shape.full.size))
+        made.append(Run(n, layer, d == 1, columns, kernel, after))
+    return made
+
+
+def _make_ready(stack: Stack, shape: Shape) -> Ready:
+    return Ready(shape, _between(stack, shape), _runs(stack, shape, None))
+
+
+def _make_ready_to_train(stack: Stack, shape: Shape) -> ReadyToTrain | None:
+    steps, size, forms = shape.full.steps, shape.full.size, [form for form, _ in stack.parts]
+    if any(_shares_gradients(form, steps, size) for form in forms):
         return None
-    saved = aligned((steps * size, form.saved_width), form.dtype)
-    return ReadyToTrain(
-        shape,
-        forward_kernel(form.cell, form.dtype, form.forward_lanes, True),
-        (form.no_masks, saved, *form.forward_workspace(size)),
-        saved,
+    if sum(2 * form.count * form.dtype.itemsize for form in forms) > SMALL_SUMS:
+        return None
+    runs = _runs(stack, shape, [aligned((steps * size, form.saved_width), form.dtype) for form in forms])
+    backs = [_back(run, *stack.parts[run.n], steps, size) for run in sorted(runs, key=lambda run: -run.layer)]
+    return ReadyToTrain(shape, _between(stack, shape), runs, backs, _between(stack, shape))
+
+
+def _shares_gradients(form: Form, steps: int, size: int) -> bool:
+    """Whether another thread would share the gradients of the weights."""
+    seconds = cost.plan_of_gradients(form.work_of_gradients, size, 1).seconds * steps
+    return form.most_for_gradients() > 1 and seconds >= cost.WORTH_IT
+
+
+def _back(run: Run, form: Form, at: slice, steps: int, size: int) -> Back:
+    return Back(
+        run,
+        at,
+        run.after[1],
         backward_kernel(form.cell, form.dtype, form.back_lanes),
         form.backward_workspace(size),
         gradients_kernel(form.dtype, form.lanes),

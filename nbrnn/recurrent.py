@@ -211,9 +211,9 @@ class Recurrent(Module):
         >>> bool((y[4:, 1] == 0).all() and (h[0, 1] == y[3, 1]).all())
         True
         """
-        plain = type(x) is np.ndarray and lengths is resets is stream is self._parameters.machine is None
-        if plain and (result := _small.infer(self._axes, self._stack(), x, state, out)) is not None:
-            return result
+        plain = type(x) is np.ndarray and stream is self._parameters.machine is None
+        if plain and (small := _small.infer(self._axes, self._stack(), x, state, lengths, resets, out)):
+            return small
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().infer(x, state, lengths, resets, out, stream)
         call = self._axes.call(x, state, lengths, resets)
@@ -278,12 +278,9 @@ class Recurrent(Module):
         if is_there(self._parameters, "x", kind_of(x), stream):
             return self._there().record(self, x, state, lengths, resets, rng, checkpoint, stream)
         rng = self._generator(rng)
-        plain = type(x) is np.ndarray and lengths is resets is checkpoint is None
-        if (
-            plain
-            and self.recurrent_dropout == 0
-            and (small := _small.record(self, self._axes, self._stack(), x, state))
-        ):
+        drops = self.recurrent_dropout > 0 or (self.dropout > 0 and self.num_layers > 1)
+        plain = type(x) is np.ndarray and checkpoint is None and not drops
+        if plain and (small := _small.record(self, self._axes, self._stack(), x, state, lengths, resets)):
             return small
         call = self._axes.call(x, state, lengths, resets)
         stack = self._stack()

@@ -44,6 +44,7 @@ class Case:
     cut: bool = False
     stateful: bool = False
     checkpoint: Any = None
+    strided: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -78,6 +79,8 @@ class Case:
         self.x, self.dy = draw(self.T, self.B, self.I), draw(self.T, self.B, self.D * self.K)
         self.h, self.c = draw(units, self.B, self.K), draw(units, self.B, self.H)
         self.dh, self.dc = draw(units, self.B, self.K), draw(units, self.B, self.H)
+        if self.strided:  # which doesn't go the short way of small calls
+            self.x = np.repeat(self.x, 2, 2)[:, :, ::2]
         if not self.stateful:
             self.h[:], self.c[:] = 0, 0
         self.lengths = rng.integers(0, self.T + 1, self.B) if self.ragged else None
@@ -156,6 +159,7 @@ def cases(draw, **fixed):
         cut=st.booleans(),
         stateful=st.booleans(),
         checkpoint=st.sampled_from([None, None, 1, 2, 3, "sqrt", 100]),
+        strided=st.booleans(),
         seed=st.integers(0, 10**6),
     )
     values = {}

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import dataclasses
 import gc
 import pickle
 import threading
@@ -9,13 +10,15 @@ import threading
 import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nbrnn
 from nbrnn import _memory, _small
 from nbrnn._cpu import isa
 from nbrnn._engine import rooms
 from nbrnn._engine.rooms import Rooms
-from tests.cases import KINDS, Case
+from tests.cases import KINDS, Case, cases, examples
 
 X = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
 
@@ -59,15 +62,19 @@ def test_a_tape_keeps_its_memory_until_nothing_refers_to_it():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights(layers):
+@pytest.mark.parametrize("small", [True, False])
+def test_the_memory_of_a_tape_is_used_again_whatever_becomes_of_the_weights(layers, small):
     layer = nbrnn.GRU(4, 5, layers, rng=0)
 
     def saved():
-        _, _, tape = layer.forward(X)
+        _, _, tape = layer.forward(X if small else np.asfortranarray(X))
         record = tape.record
-        small = isinstance(record, _small.Record)
-        assert small == (layers == 1)
-        at = (record._ready.saved if small else record.stretches[0][0][0].kept.saved[0]).ctypes.data
+        assert isinstance(record, _small.Record) == small
+        if small:
+            kept = record._ready.backs[0].saved
+        else:
+            kept = record._saved if layers == 1 else record.stretches[0][0][0].kept.saved[0]
+        at = kept.ctypes.data
         layer.backward(tape, np.ones((6, 3, 5), np.float32))
         return at
 
@@ -94,7 +101,13 @@ def test_nan_of_one_call_does_not_reach_the_next(kind):
 
 def test_a_small_call_is_as_any_other():
     """What is made ready for a shape serves it again, whatever comes in between; other ways give the same bits."""
-    for layer in (nbrnn.LSTM(4, 5, rng=0), nbrnn.GRU(4, 5, batch_first=True, rng=0), nbrnn.RNN(4, 5, rng=0)):
+    for layer in (
+        nbrnn.LSTM(4, 5, rng=0),
+        nbrnn.GRU(4, 5, batch_first=True, rng=0),
+        nbrnn.RNN(4, 5, rng=0),
+        nbrnn.LSTM(4, 5, 2, rng=0),
+        nbrnn.GRU(4, 5, 2, bidirectional=True, rng=0),
+    ):
         for x in (X, X[:, 0], X[:1], X[:0], X[:, :0]):
             y, state = layer(x)
             more = layer(x, state)
@@ -165,15 +178,42 @@ def test_small_training_steps_alive_at_once():
     assert len(layer._stack().parts[0][0].ready_to_train) == _small.MOST
 
 
+@given(cases(T=st.integers(1, 9), B=st.integers(1, 9), batch_first=False, checkpoint=None))
+@examples(2)
+def test_the_short_way_and_the_long_one_give_the_same_bits(case):
+    """Of all that a layer can be: several layers, two directions, lengths, cuts."""
+    other = dataclasses.replace(case, strided=not case.strided)
+    results = []
+    for one in (case, other, case):
+        x, arguments = one.user(one.x), one.arguments()
+        y, state = one.layer(x, **arguments)
+        _, _, tape = one.layer.forward(x, **arguments)
+        assert isinstance(tape.record, _small.Record) == x.flags.c_contiguous
+        dstate = one.state(one.dh, one.dc)
+        kept = one.layer.backward(tape, one.user(one.dy), dstate, retain=True)
+        grads = one.layer.backward(tape, one.user(one.dy), dstate)
+        one.layer(np.full_like(x, np.nan), **arguments)
+        none = one.layer.backward(one.layer.forward(x, **arguments)[2])
+        assert not none.flat.any()
+        assert not none.x.any()
+        made = [y, *one.split(state), *one.train()[:3], *one.split(grads.state), grads.x, grads.flat, kept.x, kept.flat]
+        results.append([a for a in made if a is not None])
+    for more in results[1:]:
+        for a, b in zip(more, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_what_is_not_small_goes_the_general_way():
     for layer, x in (
-        (nbrnn.LSTM(4, 5, bidirectional=True), X),
         (nbrnn.LSTM(4, 5, recurrent_dropout=0.1), X),
+        (nbrnn.LSTM(4, 5, 2, dropout=0.1), X),
         (nbrnn.RNN(200, 400), np.zeros((1, 1, 200), np.float32)),
         (nbrnn.GRU(4, 64), np.zeros((500, 2, 4), np.float32)),
+        (nbrnn.GRU(4, 64, 2, bidirectional=True), np.zeros((200, 1, 4), np.float32)),
     ):
         assert not isinstance(layer.forward(x)[2].record, _small.Record)
-    assert not isinstance(nbrnn.LSTM(4, 5).forward(X, lengths=[6, 2, 1])[2].record, _small.Record)
+    assert isinstance(nbrnn.LSTM(4, 5, dropout=0.1).forward(X)[2].record, _small.Record)
+    assert not isinstance(nbrnn.LSTM(4, 5).forward(X, checkpoint=2)[2].record, _small.Record)
 
 
 def test_calls_are_kept_ready_for_a_few_shapes_only():
@@ -207,12 +247,12 @@ def test_calls_with_out_are_kept_ready_too(batch_first):
     with pytest.raises(TypeError, match="out must"):
         layer(x, out=y.astype("d"))
     room = np.zeros(y.size + x.size + h.size, np.float32)
-    for given, name in (
+    for arguments, name in (
         ((room[: x.size].reshape(x.shape), state), "x"),
         ((x, (room[: h.size].reshape(h.shape), c)), "state"),
     ):
         with pytest.raises(ValueError, match=f"out must not overlap {name}"):
-            layer(*given, out=room[: y.size].reshape(y.shape))
+            layer(*arguments, out=room[: y.size].reshape(y.shape))
 
 
 def test_long_calls_that_nobody_would_share_are_kept_ready():
@@ -231,13 +271,20 @@ def look_at_long_calls():
             x = rng.normal(size=(2000, 1, 4)).astype("f")
             y, (h, c) = layer(x)
             assert x.shape in kept
-            y_too, (h_too, c_too) = layer(x, lengths=[2000])
+            y_too, (h_too, c_too) = layer(np.asfortranarray(x))
             for a, b in ((y, y_too), (h, h_too), (c, c_too)):
                 np.testing.assert_array_equal(a, b)
             wide = np.zeros((30, 64, 4), np.float32)
             layer(wide)
             assert (wide.shape in kept) == (threads == 1)
             kept.clear()
+            for options, together in ({"num_layers": 2}, False), ({"bidirectional": True}, True):
+                other = nbrnn.LSTM(4, 32, **options, rng=0)
+                y, (h, c) = other(x[:1000])
+                assert (x[:1000].shape in other._stack().parts[0][0].ready) == (threads == 1 or not together)
+                y_too, (h_too, c_too) = other(np.asfortranarray(x[:1000]))
+                for a, b in ((y, y_too), (h, h_too), (c, c_too)):
+                    np.testing.assert_array_equal(a, b)
     finally:
         numba.set_num_threads(before)
     layer(np.zeros((100_000, 1, 4), np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -16,11 +15,10 @@ Array = NDArray[Any]
 _NO_RESETS = np.zeros((0, 0), np.bool_)
 
 
-@dataclasses.dataclass(frozen=True)
 class Batch:
     """Sequences in order of falling length, which lets a step run the first few of them.
 
-    Attributes
+    Parameters
     ----------
     steps, size : int
         T and B.
@@ -30,13 +28,19 @@ class Batch:
         Places in the caller's batch.
     resets : (T, B) bool, or of size 0
         In the caller's order.
+
+    Attributes
+    ----------
+    full : bool
+        Whether every sequence has all T steps.
     """
 
-    steps: int
-    size: int
-    lengths: Array
-    order: Array
-    resets: Array
+    __slots__ = ("_whole", "full", "lengths", "order", "resets", "size", "steps")
+
+    def __init__(self, steps: int, size: int, lengths: Array, order: Array, resets: Array) -> None:
+        self.steps, self.size, self.lengths, self.order, self.resets = steps, size, lengths, order, resets
+        self.full = size == 0 or bool(lengths[-1] == steps)
+        self._whole = self._from(0, False), self._from(0, True)
 
     @classmethod
     def of(cls, steps: int, size: int, lengths: Array | None, resets: Array | None) -> Batch:
@@ -45,22 +49,14 @@ class Batch:
             return _plain(steps, size)
         resets = _NO_RESETS if resets is None else resets
         if lengths is None:
-            return dataclasses.replace(_plain(steps, size), resets=resets)
-        order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+            plain = _plain(steps, size)
+            return cls(steps, size, plain.lengths, plain.order, resets)
+        order = (-lengths).argsort(kind="stable").astype(np.int64, copy=False)
         return cls(steps, size, lengths[order], order, resets)
-
-    @functools.cached_property
-    def full(self) -> bool:
-        """Whether every sequence has all T steps."""
-        return self.size == 0 or bool(self.lengths[-1] == self.steps)
 
     def when(self, t0: int, reverse: bool) -> When:
         """The stretch of time that begins at t0, for kernels."""
         return self._whole[reverse] if t0 == 0 else self._from(t0, reverse)
-
-    @functools.cached_property
-    def _whole(self) -> tuple[When, When]:
-        return self._from(0, False), self._from(0, True)
 
     def _from(self, t0: int, reverse: bool) -> When:
         return When(t0, 0, self.size, reverse, self.lengths, self.order, self.resets)
