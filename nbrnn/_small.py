@@ -1,6 +1,7 @@
 """Small calls: a few steps of a small network, where looking at everything takes longer than the work.
 
-What such a call needs beside its arrays is made ready for each shape of x, and kept with the form of the first layer.
+What follows from the shape of x is noted down; memory to work in is kept ready for each number of sequences.  Both are
+with the form of the first layer.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from .module import Tape
 
 Array = NDArray[Any]
 
-#: Shapes for which calls of a network are kept ready, and training steps.
-MOST = 16
+#: Numbers of sequences for which calls of a network are kept ready, and training steps; and shapes of x that are known.
+MOST, MOST_SHAPES = 16, 256
 
-#: Bytes that the gradients of the weights may take, since they are kept for each shape.
+#: Bytes that the gradients of the weights may take, since memory for them is kept for each number of sequences.
 SMALL_SUMS = 2**20
 
 #: Seconds that a call for inference may take, and bytes of the weights of such a network: of any longer one,
@@ -42,7 +43,8 @@ LONGEST, SMALL_WEIGHTS, MOST_BETWEEN = 1e-3, 2**19, 2**18
 class Shape(NamedTuple):
     """What follows from the shape of x."""
 
-    seconds: float  #: about, on one thread
+    short: bool  #: whether a call for inference takes hardly any time
+    trains: bool  #: whether a training step is small, too
     batched: bool
     y_shape: tuple[int, ...]
     full: Batch  #: as it is where all sequences are
@@ -62,18 +64,18 @@ class Run(NamedTuple):
 class Ready(NamedTuple):
     """What a call for inference needs: memory to work in, among others, so nobody else may have it meanwhile."""
 
-    shape: Shape
+    steps: int  #: at most
     between: list[Array]  #: what each layer but the last hands on
     runs: list[Run]
 
 
 class Back(NamedTuple):
-    """How that is taken back."""
+    """How one layer in one direction is taken back."""
 
     run: Run
     at: slice  #: of the gradients of all parameters
     saved: Array
-    backward: Callable[..., None]
+    kernel: Callable[..., None]
     work: tuple[Array, ...]
     gradients: Callable[..., None]
     work_of_gradients: Any
@@ -82,9 +84,9 @@ class Back(NamedTuple):
 
 
 class ReadyToTrain(NamedTuple):
-    """The same for a training step, from ``forward`` to the last ``backward``."""
+    """What a training step needs, from ``forward`` to the last ``backward``."""
 
-    shape: Shape
+    steps: int
     between: list[Array]
     runs: list[Run]
     backs: list[Back]  #: in the order they are taken back
@@ -95,18 +97,21 @@ def infer(
     axes: Axes, stack: Stack, x: Array, state: Any, lengths: Any, resets: Any, out: Any
 ) -> tuple[Array, Any] | None:
     """y and the state after of a call for a NumPy array; None if it isn't small, or x or out isn't as it must be."""
-    kept = stack.parts[0][0].ready
     if out is not None and not (type(out) is np.ndarray and _as_it_must_be(out, axes)):
         return None
-    ready = _take(kept, _make_ready, axes, stack, x, LONGEST)
+    shape = _shape(axes, stack, x)
+    if shape is None or not (shape.short or _nobody_shares(stack, shape.full)):
+        return None
+    kept = stack.parts[0][0].ready
+    ready = _take(kept, _make_ready, stack, shape)
     if ready is None:
         return None
-    shape = ready.shape
     batch, batched = _batch(axes, shape, lengths, resets), shape.batched
     h, c = axes.states(state, "state", batch.size, batched)
     y = np.empty(shape.y_shape, axes.dtype) if out is None else axes.output(out, shape.y_shape, x, state)
-    _run(stack, ready, batch, [axes.turn(x, batched), *ready.between, axes.turn(y, batched)], h, c)
-    _give(kept, x.shape, ready)
+    through = [axes.turn(x, batched), *_first(ready.between, batch.steps), axes.turn(y, batched)]
+    _run(stack, ready, batch, through, h, c)
+    _give(kept, batch.size, ready)
     return y if out is None else out, axes.user_state(h, c, batched)
 
 
@@ -114,17 +119,19 @@ def record(
     layer: Any, axes: Axes, stack: Stack, x: Array, state: Any, lengths: Any, resets: Any
 ) -> tuple[Array, Any, Tape] | None:
     """The same for ``forward``: y, the state after, and the tape."""
-    ready = _take(stack.parts[0][0].ready_to_train, _make_ready_to_train, axes, stack, x, cost.WORTH_IT)
+    shape = _shape(axes, stack, x)
+    if shape is None or not shape.trains:
+        return None
+    ready = _take(stack.parts[0][0].ready_to_train, _make_ready_to_train, stack, shape)
     if ready is None:
         return None
-    shape = ready.shape
     batch, batched = _batch(axes, shape, lengths, resets), shape.batched
     h, c = axes.states(state, "state", batch.size, batched)
     began, y = h.copy(), np.empty(shape.y_shape, axes.dtype)
-    through = [axes.turn(x, batched), *ready.between, axes.turn(y, batched)]
+    through = [axes.turn(x, batched), *_first(ready.between, batch.steps), axes.turn(y, batched)]
     _run(stack, ready, batch, through, h, c)
     y.setflags(write=False)
-    kept = Record(stack, ready, batch, through, began, x.shape)
+    kept = Record(stack, ready, batch, through, began)
     tape = RecurrentTape(layer, stack, kept, batched, x.shape, shape.y_shape)
     return y.view(), axes.user_state(h, c, batched), tape
 
@@ -135,6 +142,10 @@ def _batch(axes: Axes, shape: Shape, lengths: Any, resets: Any) -> Batch:
     if lengths is resets is None:
         return full
     return Batch.of(full.steps, full.size, *axes.limits(lengths, resets, full.steps, full.size, shape.batched))
+
+
+def _first(arrays: list[Array], steps: int) -> list[Array]:
+    return [a[:steps] for a in arrays] if arrays else arrays
 
 
 def _run(stack: Stack, ready: Ready | ReadyToTrain, batch: Batch, through: list[Array], h: Array, c: Array) -> None:
@@ -152,42 +163,33 @@ class Record:
 
     chosen = False
 
-    def __init__(
-        self,
-        stack: Stack,
-        ready: ReadyToTrain,
-        batch: Batch,
-        through: list[Array],
-        began: Array,
-        x_shape: tuple[int, ...],
-    ) -> None:
-        self._stack, self._ready, self._through, self._began, self._x_shape = stack, ready, through, began, x_shape
+    def __init__(self, stack: Stack, ready: ReadyToTrain, batch: Batch, through: list[Array], began: Array) -> None:
+        self._stack, self._ready, self._through, self._began = stack, ready, through, began
         self.way = Pass(batch)
 
     def back(self, dy: Array | None, dx: Array, dh: Array, dc: Array, gradients: Array, retain: bool) -> None:
         """As of a stack."""
-        stack, ready, through, slopes = self._stack, self._ready, self._through, [dx, *self._ready.between_back, dy]
-        batch = self.way.batch
-        rows = None if batch.full else batch.rows(0, batch.steps)
-        for run, at, saved, backward, work, sum_up, work_of_gradients, sums, no_dy in ready.backs:
+        stack, ready, through, batch = self._stack, self._ready, self._through, self.way.batch
+        slopes, rows = [dx, *_first(ready.between_back, batch.steps), dy], batch.rows(0, batch.steps)
+        for run, at, saved, kernel, work, sum_up, work_of_gradients, sums, no_dy in ready.backs:
             n, layer, reverse, columns, _, _ = run
             unit, x, y, slope = stack.units[n], through[layer], through[layer + 1], slopes[layer + 1]
             if columns is not None:
                 y, slope = y[:, :, columns], None if slope is None else slope[:, :, columns]
-            slope = no_dy if slope is None else readable(slope)
-            if rows is not None:
+            slope = no_dy[: batch.steps] if slope is None else readable(slope)
+            if len(saved) > rows:
                 saved = saved[:rows]
             if retain:
                 saved = aligned_copy(saved)  # the way back works in place
             (net, panels), masks, when = unit.nets_back, unit.form.no_masks, batch.when(0, reverse)
-            backward(CALLER, ALONE, net, when, slope, dh[n], dc[n], masks, saved, *work)
+            kernel(CALLER, ALONE, net, when, slope, dh[n], dc[n], masks, saved, *work)
             # Of two directions, the second adds to what the first has written of dx.
             given = (x, None, y, self._began[n], masks, slopes[layer], reverse, saved, False, sums.totals)
-            sum_up(CALLER, ALONE, panels, when, 0, len(x), 0, *given, work_of_gradients)
+            sum_up(CALLER, ALONE, panels, when, 0, batch.steps, 0, *given, work_of_gradients)
             unit.read_sums(sums, gradients[at])
 
     def __del__(self) -> None:
-        _give(self._stack.parts[0][0].ready_to_train, self._x_shape, self._ready)
+        _give(self._stack.parts[0][0].ready_to_train, self.way.batch.size, self._ready)
 
 
 def _as_it_must_be(a: Array, axes: Axes) -> bool:
@@ -196,99 +198,104 @@ def _as_it_must_be(a: Array, axes: Axes) -> bool:
     return bool(a.dtype == axes.dtype and flags.c_contiguous and flags.aligned)
 
 
-def _take(
-    kept: dict[Any, Any], make: Callable[[Stack, Shape], Any], axes: Axes, stack: Stack, x: Array, most: float
-) -> Any:
-    """What is ready for the shape of x; None if that isn't small, takes so many seconds or would be shared, or x isn't
-    just as it must be.
-    """
+def _shape(axes: Axes, stack: Stack, x: Array) -> Shape | None:
+    """What follows from the shape of x; None if x isn't just as it must be, or such a call is too long in any case."""
     if not _as_it_must_be(x, axes):
         return None
-    ready = kept.pop(x.shape, None)
-    if ready is None:
-        shape = _shape(axes, stack, x, most)
-        return make(stack, shape) if shape is not None and _is_small(stack, shape, most) else None
-    if _is_small(stack, ready.shape, most):
-        return ready
-    _give(kept, x.shape, ready)
-    return None
+    known = stack.parts[0][0].shapes
+    shape = known.get(x.shape)
+    if shape is None and (shape := _look_at(axes, stack, x)) is not None:
+        if len(known) >= MOST_SHAPES:
+            known.clear()
+        known[x.shape] = shape
+    return shape
 
 
-def _is_small(stack: Stack, shape: Shape, most: float) -> bool:
-    """Whether a call takes less than so many seconds, and no other thread would share it; or takes hardly any."""
-    if shape.seconds < cost.WORTH_IT:
-        return True
-    forms = [form for form, _ in stack.parts]
-    if shape.seconds >= most or sum(form.count * form.dtype.itemsize for form in forms) > SMALL_WEIGHTS:
-        return False
-    threads, size, steps = workers.allowed(), shape.full.size, shape.full.steps
-    if stack.directions == 2 and any(cost.plan_of_two(form.work_forward, size, threads) for form in forms):
-        return False
-    plans = [cost.plan(form.work_forward, size, threads) for form in forms]
-    return all(plan.members == 1 and plan.holds(size, steps) for plan in plans)
-
-
-def _give(kept: dict[Any, Any], shape: tuple[int, ...], ready: Any) -> None:
-    if len(kept) < MOST:
-        kept[shape] = ready
-
-
-def _shape(axes: Axes, stack: Stack, x: Array, most: float) -> Shape | None:
+def _look_at(axes: Axes, stack: Stack, x: Array) -> Shape | None:
     if x.size == 0 or x.ndim not in (2, 3) or x.shape[-1] != axes.I:
         return None
     batched, steps, size = x.ndim == 3, x.shape[0], 1
     if batched:
         steps, size = x.shape[1::-1] if axes.batch_first else x.shape[:2]
-    seconds = steps * sum(cost.plan(form.work_forward, size, 1).seconds for form, _ in stack.parts)
-    between = steps * size * axes.D * axes.K * (axes.L - 1)
-    if seconds >= most or between > MOST_BETWEEN:
+    forms = [form for form, _ in stack.parts]
+    seconds = steps * sum(cost.plan(form.work_forward, size, 1).seconds for form in forms)
+    if seconds >= LONGEST or steps * size * axes.D * axes.K * (axes.L - 1) > MOST_BETWEEN:
         return None
-    return Shape(seconds, batched, axes.y_shape(steps, size, batched), Batch.of(steps, size, None, None))
+    short = seconds < cost.WORTH_IT
+    trains = short and not any(_shares_gradients(form, steps, size) for form in forms)
+    trains = trains and sum(2 * form.count * form.dtype.itemsize for form in forms) <= SMALL_SUMS
+    return Shape(short, trains, batched, axes.y_shape(steps, size, batched), Batch.of(steps, size, None, None))
 
 
-def _between(stack: Stack, shape: Shape) -> list[Array]:
+def _shares_gradients(form: Form, steps: int, size: int) -> bool:
+    """Whether another thread would share the gradients of the weights, if it may."""
+    work = form.work_of_gradients
+    return cost.most_for_gradients(work) > 1 and cost.plan_of_gradients(work, size, 1).seconds * steps >= cost.WORTH_IT
+
+
+def _nobody_shares(stack: Stack, batch: Batch) -> bool:
+    """Whether no other thread would share a call for inference of a small network."""
+    forms = [form for form, _ in stack.parts]
+    if sum(form.count * form.dtype.itemsize for form in forms) > SMALL_WEIGHTS:
+        return False
+    threads = workers.allowed()
+    if stack.directions == 2 and any(cost.plan_of_two(form.work_forward, batch.size, threads) for form in forms):
+        return False
+    plans = [cost.plan(form.work_forward, batch.size, threads) for form in forms]
+    return all(plan.members == 1 and plan.holds(batch.size, batch.steps) for plan in plans)
+
+
+def _take(kept: dict[int, Any], make: Callable[[Stack, int, int], Any], stack: Stack, shape: Shape) -> Any:
+    """What is ready for so many sequences; None if there is nothing, and no room for more."""
+    steps, size = shape.full.steps, shape.full.size
+    ready = kept.pop(size, None)
+    if ready is not None and ready.steps >= steps:
+        return ready
+    if len(kept) >= MOST:  # of what isn't kept, memory is kept the general way; next time there is room
+        for oldest in list(kept)[:1]:
+            kept.pop(oldest, None)
+        return None
+    return make(stack, 1 << (steps - 1).bit_length(), size)
+
+
+def _give(kept: dict[int, Any], size: int, ready: Any) -> None:
+    if len(kept) < MOST:
+        kept[size] = ready
+
+
+def _between(stack: Stack, steps: int, size: int) -> list[Array]:
     """Memory for what each layer but the last hands on."""
-    numbers = (shape.full.steps, shape.full.size, stack.directions * stack.K)
-    return [aligned(numbers, stack.dtype) for _ in range(len(stack.parts) // stack.directions - 1)]
+    layers = len(stack.parts) // stack.directions
+    return [aligned((steps, size, stack.directions * stack.K), stack.dtype) for _ in range(layers - 1)]
 
 
-def _runs(stack: Stack, shape: Shape, saved: list[Array] | None) -> list[Run]:
+def _runs(stack: Stack, size: int, saved: list[Array] | None) -> list[Run]:
     made, D = [], stack.directions
     for n, (form, _) in enumerate(stack.parts):
         layer, d = divmod(n, D)
         columns = slice(d * form.K, (d + 1) * form.K) if D == 2 else None
         kernel = forward_kernel(form.cell, form.dtype, form.forward_lanes, saved is not None)
-        after = (form.no_masks, None if saved is None else saved[n], *form.forward_workspace(shape.full.size))
+        after = (form.no_masks, None if saved is None else saved[n], *form.forward_workspace(size))
         made.append(Run(n, layer, d == 1, columns, kernel, after))
     return made
 
 
-def _make_ready(stack: Stack, shape: Shape) -> Ready:
-    return Ready(shape, _between(stack, shape), _runs(stack, shape, None))
+def _make_ready(stack: Stack, steps: int, size: int) -> Ready:
+    return Ready(steps, _between(stack, steps, size), _runs(stack, size, None))
 
 
-def _make_ready_to_train(stack: Stack, shape: Shape) -> ReadyToTrain | None:
-    steps, size, forms = shape.full.steps, shape.full.size, [form for form, _ in stack.parts]
-    if any(_shares_gradients(form, steps, size) for form in forms):
-        return None
-    if sum(2 * form.count * form.dtype.itemsize for form in forms) > SMALL_SUMS:
-        return None
-    runs = _runs(stack, shape, [aligned((steps * size, form.saved_width), form.dtype) for form in forms])
-    backs = [_back(run, *stack.parts[run.n], steps, size) for run in sorted(runs, key=lambda run: -run.layer)]
-    return ReadyToTrain(shape, _between(stack, shape), runs, backs, _between(stack, shape))
+def _make_ready_to_train(stack: Stack, steps: int, size: int) -> ReadyToTrain:
+    saved = [aligned((steps * size, form.saved_width), form.dtype) for form, _ in stack.parts]
+    runs = _runs(stack, size, saved)
+    backs = [_back(run, *stack.parts[run.n], saved[run.n], steps, size) for run in sorted(runs, key=lambda r: -r.layer)]
+    return ReadyToTrain(steps, _between(stack, steps, size), runs, backs, _between(stack, steps, size))
 
 
-def _shares_gradients(form: Form, steps: int, size: int) -> bool:
-    """Whether another thread would share the gradients of the weights."""
-    seconds = cost.plan_of_gradients(form.work_of_gradients, size, 1).seconds * steps
-    return form.most_for_gradients() > 1 and seconds >= cost.WORTH_IT
-
-
-def _back(run: Run, form: Form, at: slice, steps: int, size: int) -> Back:
+def _back(run: Run, form: Form, at: slice, saved: Array, steps: int, size: int) -> Back:
     return Back(
         run,
         at,
-        run.after[1],
+        saved,
         backward_kernel(form.cell, form.dtype, form.back_lanes),
         form.backward_workspace(size),
         gradients_kernel(form.dtype, form.lanes),

@@ -75,9 +75,10 @@ class Form:
         self.saved_width = cell.slots() * self.sizes.Hp
         #: The same with outputs, twice if they are dropped out, and states.
         self.kept_at_most = self.saved_width + 5 * self.K + self.E * self.H
-        #: What small calls keep ready, by the shape of x.
-        self.ready: dict[tuple[int, ...], Any] = {}
-        self.ready_to_train: dict[tuple[int, ...], Any] = {}
+        #: What small calls know of shapes of x, and keep ready by the number of sequences.
+        self.shapes: dict[tuple[int, ...], Any] = {}
+        self.ready: dict[int, Any] = {}
+        self.ready_to_train: dict[int, Any] = {}
         self._spare: dict[str, Packed] = {}
 
     # Packed weights, for "forward" or for "back".
