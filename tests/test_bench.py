@@ -201,13 +201,15 @@ def test_json_is_complete(quick_machine, capsys):
 
 
 def test_a_shape_with_options(quick_machine, capsys):
-    shape = ["--shape", "3,2,4,5,ragged,bidirectional"]
+    shape = ["--shape", "3,2,4,5,ragged,3layers,bidirectional"]
     assert (
         bench("--peers", "none", "--cell", "RNN", "--mode", "inference", *shape, "--seconds", "0.001", "--json", "-")
         == 0
     )
     found = json.loads(capsys.readouterr().out)["lines"]
-    assert all((line["T"], line["H"], line["ragged"], line["bidirectional"]) == (3, 5, True, True) for line in found)
+    wanted = {"T": 3, "H": 5, "layers": 3, "ragged": True, "bidirectional": True}
+    assert found
+    assert all({key: line[key] for key in wanted} == wanted for line in found)
 
 
 def test_json_into_a_file(quick_machine, tmp_path, capsys):
@@ -227,6 +229,8 @@ def test_json_into_a_file(quick_machine, tmp_path, capsys):
         (["--shape", "1,2,3"], "must be T,B,I,H, four integers of at least 1"),
         (["--shape", "1,2,3,4,both"], "bidirectional or ragged if wanted, got '1,2,3,4,both'"),
         (["--shape", "1,2,3,0"], "at least 1"),
+        (["--shape", "1,2,3,4,2layers,3layers"], "and 2layers (or more)"),
+        (["--shape", "ragged,1,2,3,4"], "four integers"),
         (["--seconds", "0"], "must be a number above 0"),
         (["--seconds", "nan"], "must be a number above 0"),
         (["--json", "missing/a.json"], "must be - or a file in a folder that is there"),

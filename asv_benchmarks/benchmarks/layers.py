@@ -47,6 +47,30 @@ class Kinds:
         self.layer.backward(self.layer.forward(self.x, lengths=self.lengths)[2], self.dy)
 
 
+class Small:
+    """Calls of ten steps of two sequences, (I, H) = (16, 32), in which little but the call itself takes time."""
+
+    params = (("one layer", *KINDS, "other lengths each time"),)
+    param_names = ("kind",)
+
+    def setup(self, kind):
+        self.lengths = [10, 7] if kind == "ragged" else None
+        self.layer, x, _ = layer_and_inputs("LSTM", (10, 2, 16, 32), lengths=self.lengths, **KINDS.get(kind, {}))
+        steps = range(1, 21) if kind == "other lengths each time" else [10] * 20
+        self.inputs = [np.resize(x, (n, *x.shape[1:])) for n in steps]
+        for x in self.inputs:
+            self.layer.forward(x, lengths=self.lengths)
+
+    def time_twenty_calls(self, kind):
+        for x in self.inputs:
+            self.layer(x, lengths=self.lengths)
+
+    def time_twenty_training_steps(self, kind):
+        for x in self.inputs:
+            y, _, tape = self.layer.forward(x, lengths=self.lengths)
+            self.layer.backward(tape, y)
+
+
 class Parts:
     """Training of an LSTM taken apart, on one thread."""
 

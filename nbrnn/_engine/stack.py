@@ -83,7 +83,7 @@ class Stack:
 
     @functools.cached_property
     def levels(self) -> list[list[Chain]]:
-        """Made when first needed: small calls (``_small``) do without, and are made anew for all new parameters."""
+        """Made when first needed: small calls (``_small``) do without, and stacks are made anew for new parameters."""
         if self.directions == 1:
             return [[Chain(self.units, 0, False, self.rooms)]]
         return [

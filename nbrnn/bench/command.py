@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_shape,
         action="append",
         metavar="T,B,I,H",
-        help="a shape of your own, with ,bidirectional or ,ragged behind if wanted; may be repeated",
+        help="a shape of your own, with ,2layers (or more), ,bidirectional, ,ragged behind if wanted; may be repeated",
     )
     parser.add_argument(
         "--peers", type=_peers, metavar="PEERS", help=f"{','.join(PEERS)}: some of them, or none; else all installed"
@@ -127,18 +128,18 @@ def _peers(text: str) -> list[str]:
 
 
 def _shape(text: str) -> grid.Shape:
-    parts = text.split(",")
-    options = [part for part in parts if part in ("bidirectional", "ragged")]
-    try:
-        sizes = [int(part) for part in parts if part not in options]
-    except ValueError:
-        sizes = []
-    if len(sizes) != 4 or min(sizes) < 1:
+    parts, numbers = text.split(","), r"[1-9]\d{0,9}"
+    sizes, options = parts[:4], parts[4:]
+    layers = [option.removesuffix("layers") for option in options if re.fullmatch(numbers + "layers", option)]
+    ways = [option for option in options if option in ("bidirectional", "ragged")]
+    right = len(sizes) == 4 and all(re.fullmatch(numbers, size) for size in sizes)
+    if not right or len(layers) > 1 or len(layers) + len(ways) < len(options):
         raise argparse.ArgumentTypeError(
-            f"must be T,B,I,H, four integers of at least 1, and bidirectional or ragged if wanted, got {text!r}"
+            "must be T,B,I,H, four integers of at least 1, and 2layers (or more), bidirectional or ragged if wanted, "
+            f"got {text!r}"
         )
-    T, B, I, H = sizes
-    return grid.Shape(T, B, I, H, bidirectional="bidirectional" in options, ragged="ragged" in options)
+    T, B, I, H = map(int, sizes)
+    return grid.Shape(T, B, I, H, int(*layers or [1]), "bidirectional" in ways, "ragged" in ways)
 
 
 def seconds(text: str) -> float:
