@@ -139,7 +139,7 @@ def _shape(text: str) -> grid.Shape:
             f"got {text!r}"
         )
     T, B, I, H = map(int, sizes)
-    return grid.Shape(T, B, I, H, int(*layers or [1]), "bidirectional" in ways, "ragged" in ways)
+    return grid.Shape(T, B, I, H, int(layers[0]) if layers else 1, "bidirectional" in ways, "ragged" in ways)
 
 
 def seconds(text: str) -> float:
