@@ -43,8 +43,8 @@ LONGEST, SMALL_WEIGHTS, MOST_BETWEEN = 1e-3, 2**19, 2**18
 class Shape(NamedTuple):
     """What follows from the shape of x."""
 
-    short: bool  #: whether a call for inference takes hardly any time
-    trains: bool  #: whether a training step is small, too
+    seconds: float  #: for inference, about, on one thread
+    trains: bool  #: whether what a training step does beside is little
     batched: bool
     y_shape: tuple[int, ...]
     full: Batch  #: as it is where all sequences are
@@ -57,7 +57,7 @@ class Run(NamedTuple):
     layer: int
     reverse: bool
     columns: slice | None  #: of what the layer hands on; None: all
-    kernel: Callable[..., None]
+    forward: Callable[..., None]
     after: tuple[Any, ...]  #: the kernel's last arguments
 
 
@@ -75,7 +75,7 @@ class Back(NamedTuple):
     run: Run
     at: slice  #: of the gradients of all parameters
     saved: Array
-    kernel: Callable[..., None]
+    backward: Callable[..., None]
     work: tuple[Array, ...]
     gradients: Callable[..., None]
     work_of_gradients: Any
@@ -100,7 +100,7 @@ def infer(
     if out is not None and not (type(out) is np.ndarray and _as_it_must_be(out, axes)):
         return None
     shape = _shape(axes, stack, x)
-    if shape is None or not (shape.short or _nobody_shares(stack, shape.full)):
+    if shape is None or not (shape.seconds < cost.WORTH_IT or _nobody_shares(stack, shape.full)):
         return None
     kept = stack.parts[0][0].ready
     ready = _take(kept, _make_ready, stack, shape)
@@ -120,7 +120,7 @@ def record(
 ) -> tuple[Array, Any, Tape] | None:
     """The same for ``forward``: y, the state after, and the tape."""
     shape = _shape(axes, stack, x)
-    if shape is None or not shape.trains:
+    if shape is None or not (shape.trains and shape.seconds < cost.WORTH_IT):
         return None
     ready = _take(stack.parts[0][0].ready_to_train, _make_ready_to_train, stack, shape)
     if ready is None:
@@ -150,12 +150,12 @@ def _first(arrays: list[Array], steps: int) -> list[Array]:
 
 def _run(stack: Stack, ready: Ready | ReadyToTrain, batch: Batch, through: list[Array], h: Array, c: Array) -> None:
     """Run all layers and directions; ``through``: x, what layers hand on, and y."""
-    for n, layer, reverse, columns, kernel, after in ready.runs:
+    for n, layer, reverse, columns, forward, after in ready.runs:
         to = through[layer + 1]
         if columns is not None:
             to = to[:, :, columns]
         when = batch.when(0, reverse)
-        kernel(CALLER, ALONE, stack.units[n].net, when, through[layer], None, to, h[n], c[n], *after)
+        forward(CALLER, ALONE, stack.units[n].net, when, through[layer], None, to, h[n], c[n], *after)
 
 
 class Record:
@@ -171,7 +171,7 @@ class Record:
         """As of a stack."""
         stack, ready, through, batch = self._stack, self._ready, self._through, self.way.batch
         slopes, rows = [dx, *_first(ready.between_back, batch.steps), dy], batch.rows(0, batch.steps)
-        for run, at, saved, kernel, work, sum_up, work_of_gradients, sums, no_dy in ready.backs:
+        for run, at, saved, backward, work, sum_up, work_of_gradients, sums, no_dy in ready.backs:
             n, layer, reverse, columns, _, _ = run
             unit, x, y, slope = stack.units[n], through[layer], through[layer + 1], slopes[layer + 1]
             if columns is not None:
@@ -182,7 +182,7 @@ class Record:
             if retain:
                 saved = aligned_copy(saved)  # the way back works in place
             (net, panels), masks, when = unit.nets_back, unit.form.no_masks, batch.when(0, reverse)
-            kernel(CALLER, ALONE, net, when, slope, dh[n], dc[n], masks, saved, *work)
+            backward(CALLER, ALONE, net, when, slope, dh[n], dc[n], masks, saved, *work)
             # Of two directions, the second adds to what the first has written of dx.
             given = (x, None, y, self._began[n], masks, slopes[layer], reverse, saved, False, sums.totals)
             sum_up(CALLER, ALONE, panels, when, 0, batch.steps, 0, *given, work_of_gradients)
@@ -221,10 +221,9 @@ def _look_at(axes: Axes, stack: Stack, x: Array) -> Shape | None:
     seconds = steps * sum(cost.plan(form.work_forward, size, 1).seconds for form in forms)
     if seconds >= LONGEST or steps * size * axes.D * axes.K * (axes.L - 1) > MOST_BETWEEN:
         return None
-    short = seconds < cost.WORTH_IT
-    trains = short and not any(_shares_gradients(form, steps, size) for form in forms)
+    trains = not any(_shares_gradients(form, steps, size) for form in forms)
     trains = trains and sum(2 * form.count * form.dtype.itemsize for form in forms) <= SMALL_SUMS
-    return Shape(short, trains, batched, axes.y_shape(steps, size, batched), Batch.of(steps, size, None, None))
+    return Shape(seconds, trains, batched, axes.y_shape(steps, size, batched), Batch.of(steps, size, None, None))
 
 
 def _shares_gradients(form: Form, steps: int, size: int) -> bool:
@@ -274,9 +273,9 @@ def _runs(stack: Stack, size: int, saved: list[Array] | None) -> list[Run]:
     for n, (form, _) in enumerate(stack.parts):
         layer, d = divmod(n, D)
         columns = slice(d * form.K, (d + 1) * form.K) if D == 2 else None
-        kernel = forward_kernel(form.cell, form.dtype, form.forward_lanes, saved is not None)
+        forward = forward_kernel(form.cell, form.dtype, form.forward_lanes, saved is not None)
         after = (form.no_masks, None if saved is None else saved[n], *form.forward_workspace(size))
-        made.append(Run(n, layer, d == 1, columns, kernel, after))
+        made.append(Run(n, layer, d == 1, columns, forward, after))
     return made
 
 
