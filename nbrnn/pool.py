@@ -75,7 +75,7 @@ class Pool(Stateless):
             y /= _divisor(ends, x.dtype)
         else:
             at = np.maximum(ends - 1, 0)[:, None]
-            y = np.take_along_axis(x, at[None], 0)[0]
+            y = x[_places(at, x)]
             y[ends == 0] = 0
         return y.reshape(x_shape[1:]), (x_shape, ends, counts, at)
 
@@ -87,7 +87,7 @@ class Pool(Stateless):
         if at is None:
             np.copyto(dx, dy / _divisor(ends, dy.dtype), where=counts)
         elif steps:
-            np.put_along_axis(dx, at[None], dy[None], 0)
+            dx[_places(at, dx)] = dy
         return dx.reshape(x_shape)
 
     def _run_there(
@@ -105,6 +105,11 @@ class Pool(Stateless):
 
     def _describe(self) -> list[str]:
         return [repr(self.mode)]
+
+
+def _places(at: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Where in x (T, B, n) the numbers stand that are those of the steps ``at``, (B, n) or (B, 1)."""
+    return at, np.arange(x.shape[1])[:, None], np.arange(x.shape[2])
 
 
 def _divisor(ends: Array, dtype: np.dtype[Any]) -> Array:
