@@ -26,6 +26,20 @@ I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
 
 
+#: Bits to which the stack is aligned in any case; and a cache line, in bytes.
+ALIGNED, LINE = 128, 64
+
+
+def _align_stack(function: ir.Function) -> None:
+    """Have vectors for which there is no register lie on the stack within a cache line.
+
+    LLVM would put them at multiples of 16 bytes, and two lines had to be looked at for many of them, for more or fewer
+    as the stack happened to begin in this process.
+    """
+    function.attributes.alignstack = LINE
+    function.attributes.add("noredzone")  # which changes nothing here: llvmlite prints the former only beside another
+
+
 def _lanes(first: int, count: int) -> ir.Constant:
     """So many lanes for a shuffle, one after another."""
     return ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
@@ -55,6 +69,8 @@ class Emit:
         self.in_bytes = lanes is AMX8 and self.bits == 32
         self.scalar_type = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self._set_types()
+        if BITS[lanes] > ALIGNED:
+            _align_stack(builder.function)
 
     def _set_types(self) -> None:
         def wide(scalar: ir.Type) -> ir.Type:
