@@ -199,7 +199,16 @@ def test_the_short_way_and_the_long_one_give_the_same_bits(case):
         none = one.layer.backward(one.layer.forward(x, **arguments)[2])
         assert not none.flat.any()
         assert not none.x.any()
-        made = [y, *one.split(state), *one.train(x)[:3], *one.split(grads.state), grads.x, grads.flat, kept.x, kept.flat]
+        made = [
+            y,
+            *one.split(state),
+            *one.train(x)[:3],
+            *one.split(grads.state),
+            grads.x,
+            grads.flat,
+            kept.x,
+            kept.flat,
+        ]
         results.append([a for a in made if a is not None])
     for more in results[1:]:
         for a, b in zip(more, results[0], strict=True):
