@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     """What follows from the shape of x."""
 
     seconds: float  #: for inference, about, on one thread
-    trains: bool  #: whether what a training step does beside is little
+    trains: bool  #: whether gradients of the weights are little work, and take little memory
     batched: bool
     y_shape: tuple[int, ...]
     full: Batch  #: as it is where all sequences are
@@ -145,6 +145,7 @@ def _batch(axes: Axes, shape: Shape, lengths: Any, resets: Any) -> Batch:
 
 
 def _first(arrays: list[Array], steps: int) -> list[Array]:
+    """So many steps of each."""
     return [a[:steps] for a in arrays] if arrays else arrays
 
 
@@ -248,13 +249,13 @@ def _take(kept: dict[int, Any], make: Callable[[Stack, int, int], Any], stack: S
     """What is ready for so many sequences; None if there is nothing, and no room for more."""
     steps, size = shape.full.steps, shape.full.size
     ready = kept.pop(size, None)
-    if ready is not None and ready.steps >= steps:
-        return ready
-    if len(kept) >= MOST:  # of what isn't kept, memory is kept the general way; next time there is room
-        for oldest in list(kept)[:1]:
-            kept.pop(oldest, None)
-        return None
-    return make(stack, 1 << (steps - 1).bit_length(), size)
+    if ready is not None:
+        return ready if ready.steps >= steps else make(stack, max(steps, 2 * ready.steps), size)
+    if len(kept) < MOST:
+        return make(stack, steps, size)
+    for oldest in list(kept)[:1]:  # next time there is room; this time the call goes the general way
+        kept.pop(oldest, None)
+    return None
 
 
 def _give(kept: dict[int, Any], size: int, ready: Any) -> None:

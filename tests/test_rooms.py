@@ -191,7 +191,8 @@ def test_the_short_way_and_the_long_one_give_the_same_bits(case):
             x = np.ascontiguousarray(x)
         y, state = one.layer(x, **arguments)
         _, _, tape = one.layer.forward(x, **arguments)
-        assert isinstance(tape.record, _small.Record) == x.flags.c_contiguous
+        if not x.flags.c_contiguous:  # the others may be too large
+            assert not isinstance(tape.record, _small.Record)
         dstate = one.state(one.dh, one.dc)
         kept = one.layer.backward(tape, one.user(one.dy), dstate, retain=True)
         grads = one.layer.backward(tape, one.user(one.dy), dstate)
@@ -225,6 +226,8 @@ def test_what_is_not_small_goes_the_general_way():
     ):
         assert not isinstance(layer.forward(x)[2].record, _small.Record)
     assert isinstance(nbrnn.LSTM(4, 5, dropout=0.1).forward(X)[2].record, _small.Record)
+    net = nbrnn.LSTM(4, 5, 2, bidirectional=True)
+    assert isinstance(net.forward(X, lengths=[6, 2, 1], resets=np.ones((6, 3), bool))[2].record, _small.Record)
     assert not isinstance(nbrnn.LSTM(4, 5).forward(X, checkpoint=2)[2].record, _small.Record)
 
 

@@ -103,7 +103,7 @@ class Stack:
         """Which entries of a list over layers and directions a chain has."""
         return slice(None) if self.directions == 1 else slice(2 * level + direction, 2 * level + direction + 1)
 
-    def part(self, y: Array, direction: int) -> Array:
+    def _part(self, y: Array, direction: int) -> Array:
         """The columns of a direction."""
         return y if self.directions == 1 else y[:, :, direction * self.K : (direction + 1) * self.K]
 
@@ -144,7 +144,7 @@ class Stack:
             for d, chain in enumerate(level):
                 own = self._own(n, d)
                 made.append([])
-                ways.append(chain.record(way, x, self.part(out, d), h[own], c[own], made[d], record.give_back))
+                ways.append(chain.record(way, x, self._part(out, d), h[own], c[own], made[d], record.give_back))
             _run(ways, together=way.checkpoint is None)  # whose stretches come in another order for each
             record.stretches.append(made)
             x = out if way.drop is None or last else way.drop(out, n, self.directions, 0)
@@ -194,7 +194,7 @@ class Stack:
             ways = []
             for d, chain in enumerate(self.levels[n]):
                 own, stretches = self._own(n, d), record.stretches[n][d]
-                part = None if dy is None else self.part(dy, d)
+                part = None if dy is None else self._part(dy, d)
                 ways.append(chain.back(way, stretches, x, part, into, d > 0, dh[own], dc[own], totals[own], retain))
             # The second direction adds to what the first has written of dx.
             _run(ways, together=way.checkpoint is None)

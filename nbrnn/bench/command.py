@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_shape,
         action="append",
         metavar="T,B,I,H",
-        help="a shape of your own, with ,2layers (or more), ,bidirectional, ,ragged behind if wanted; may be repeated",
+        help="a shape of your own, if wanted with ,2layers (or more) ,bidirectional ,ragged behind; may be repeated",
     )
     parser.add_argument(
         "--peers", type=_peers, metavar="PEERS", help=f"{','.join(PEERS)}: some of them, or none; else all installed"
