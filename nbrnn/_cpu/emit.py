@@ -26,8 +26,8 @@ I64 = ir.IntType(64)
 _POINTER = ir.PointerType()
 
 
-#: Bits to which the stack is aligned in any case; and a cache line, in bytes.
-ALIGNED, LINE = 128, 64
+#: Bytes of a cache line, and bits to which the stack is aligned in any case.
+LINE, ALIGNED = 64, 128
 
 
 def _align_stack(function: ir.Function) -> None:

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from .._kernel import part
 from .._nets import is_net, lanes_of
-from .emit import I64, Emit, Int, Ptr
+from .emit import I64, LINE, Emit, Int, Ptr
 
 ADDRESS = types.int64
 
@@ -79,7 +79,7 @@ def stack(e: Emit, count: int) -> Ptr:
     """Room for so many numbers on the stack."""
     with e.b.goto_entry_block():
         room = e.b.alloca(ir.ArrayType(e.scalar_type, count))
-        room.align = 64
+        room.align = LINE
     return e.ptr(Int(e, e.b.ptrtoint(room, I64)))
 
 

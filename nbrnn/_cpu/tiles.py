@@ -14,14 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .cost import OWN_SIZE
-from .emit import Emit, Int, Ptr, Vec, truth
+from .emit import LINE, Emit, Int, Ptr, Vec, truth
 from .isa import V256, V512, Lanes, accumulators
 
 #: Vectors of outputs in a panel of ``product``; columns of ``outer`` are padded to as many.
 NV = 2
-
-#: Bytes of a cache line.
-LINE = 64
 
 #: Inputs that are written out one after another, and lines fetched beside them, in tiles of so many rows at least: what
 #: counts inputs takes the units that multiply, on the processors of Intel's that have vectors of 512 or 256 bits.
